@@ -1,18 +1,18 @@
-"""What a user did wrong, said in one line."""
+"""Errors that the user can correct, each with a message of one line."""
 
 
 class UserError(Exception):
-    """A mistake of the user's: one line that says what is wrong, where, and what to do.
+    """A mistake of the user: the message is one line about what is wrong, where, and what to do.
 
     The command line prints it without a traceback and exits with code 2. From Python it is an
-    ordinary exception. What cannot happen is an ``assert`` instead.
+    ordinary exception. Errors in the program itself are an ``assert`` instead.
     """
 
 
 class ImageError(UserError):
-    """One image that cannot be read: ``key`` names it, ``reason`` says why.
+    """An image that cannot be read: its ``key``, and the ``reason``.
 
-    Long work over many images catches it, counts the image as skipped, and lists it at the end.
+    Work over many images catches it, counts the image as skipped, and lists it at the end.
     """
 
     def __init__(self, key: str, reason: str) -> None:
@@ -25,29 +25,29 @@ class ImageError(UserError):
 
 
 class OldFormatError(UserError):
-    """A file that an older Pretint wrote, which this one does not read."""
+    """A file of an older version of Pretint that this version does not read."""
 
 
-def check_format(path: object, found: object, wanted: str) -> None:
-    """Refuse the file of an older Pretint; other formats are for the caller to refuse.
+def check_format(path: object, file_format: object, wanted: str) -> None:
+    """Raise an error for a file of an older Pretint; the caller must check for other formats.
 
     Args:
-        path: of the file, for the message.
-        found: the format that it names: "pretint KIND NUMBER".
+        path: the file, for the message.
+        file_format: the format in the file: "pretint KIND NUMBER".
         wanted: the format that this version writes. Version 0.1.0 wrote number 1 of every kind.
 
     Raises:
-        OldFormatError: ``found`` is number 1 of the wanted kind, and another is wanted.
+        OldFormatError: ``file_format`` is number 1 of the wanted kind, and another number is wanted.
     """
-    if found != wanted and found == f"{wanted.rpartition(' ')[0]} 1":
+    if file_format != wanted and file_format == f"{wanted.rpartition(' ')[0]} 1":
         raise OldFormatError(
-            f"{path}: written by Pretint 0.1.0, whose files this version cannot read; make it again, or use 0.1.0"
+            f"{path}: written by Pretint 0.1.0; this version cannot read its files; make it again, or use 0.1.0"
         )
 
 
 class RankGone(UserError):
-    """Another process of the same run is gone. The same command goes on: it exits with 75, not with 2."""
+    """Another process of the same run has ended. The same command can resume, so the exit code is 75, not 2."""
 
 
 class ReportedElsewhere(UserError):
-    """An error that another process of the same run reports: this one only ends."""
+    """An error that another process of the same run reports: this process ends without a message."""

@@ -20,7 +20,7 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """Write a file so that at any moment it has either the old content or the new.
 
     Raises:
-        UserError: the disk is full, or the folder cannot be written; nothing half-written is left.
+        UserError: the disk is full, or the folder cannot be written. No incomplete file remains.
     """
     with open_atomically(path, f"{len(content) / 1e6:.1f} MB") as file:
         file.write(content)
@@ -28,20 +28,22 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
 
 @contextlib.contextmanager
 def open_atomically(path: Path, size: str) -> Iterator[IO[bytes]]:
-    """Yield a file to write to, which gets its name when the block ends without an exception.
+    """Yield a file to write to. It gets its name when the block ends without an exception.
 
     Args:
-        path: its name then.
-        size: about how large it will be, for the error.
+        path: the final path of the file.
+        size: its approximate size, for the error message.
 
     Raises:
         UserError: as ``write_atomically``.
     """
     name = os.fsdecode(os.fsencode(path.name)[:200])
-    temporary = path.with_name(f".{name}.part")  # one name: what a kill left is written over
+    temporary = path.with_name(
+        f".{name}.part"
+    )  # always the same name: it overwrites the file that a killed process left
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.unlink(missing_ok=True)  # a link there is not followed
+        temporary.unlink(missing_ok=True)  # a link of this name is not followed
         with temporary.open("xb") as file:
             yield file
             file.flush()
@@ -49,7 +51,7 @@ def open_atomically(path: Path, size: str) -> Iterator[IO[bytes]]:
         temporary.replace(path)
         folder = os.open(path.parent, os.O_RDONLY)
         try:
-            os.fsync(folder)  # the rename itself must survive a power cut
+            os.fsync(folder)  # the rename must survive a power failure
         finally:
             os.close(folder)
     except BaseException as error:
@@ -58,36 +60,36 @@ def open_atomically(path: Path, size: str) -> Iterator[IO[bytes]]:
         if not isinstance(error, OSError):
             raise
         raise UserError(
-            f"{path}: cannot write {size} ({error.strerror}); make room or choose another place, and call again"
+            f"{path}: cannot write {size} ({error.strerror}); free some disk space or choose another folder"
         ) from error
 
 
 @contextlib.contextmanager
 def lock_folder(folder: Path, doing: str, waited: bool = False) -> Iterator[None]:
-    """Lock a folder, made if it does not exist, so that no other process can do the same meanwhile.
+    """Lock a folder while the context lasts. It is created if it does not exist.
 
     Args:
-        folder: where.
-        doing: what another process would be doing, for the error: "working on this run".
-        waited: wait until the other process is done, instead of the error.
+        folder: the folder to lock.
+        doing: a description of the work, for the error message: "working on this run".
+        waited: wait for a process that holds the lock, and do not raise an error.
 
     Raises:
-        UserError: it cannot be written to, or is held by another process.
+        UserError: the folder cannot be written to, or another process has locked it.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("a")
     except OSError as error:
-        raise UserError(f"{folder}: cannot write there ({error.strerror}); name another folder") from error
+        raise UserError(f"{folder}: cannot write there ({error.strerror}); choose another folder") from error
     with lock:
         try:
-            # Not flock, which workers inherit: they outlive a kill of this process for some seconds.
+            # Not flock: workers inherit it, and they live for some seconds after a kill of this process.
             fcntl.lockf(lock, fcntl.LOCK_EX | (0 if waited else fcntl.LOCK_NB))
         except (BlockingIOError, PermissionError) as error:
             raise UserError(f"{folder}: another process is {doing}; wait for it or stop it") from error
         except OSError as error:
             raise UserError(
-                f"{folder}: cannot be locked ({error.strerror}); name a folder on a file system with locks"
+                f"{folder}: cannot be locked ({error.strerror}); choose a folder on a file system that supports locks"
             ) from error
         yield
 

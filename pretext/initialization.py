@@ -1,9 +1,9 @@
-"""First weights from images: no unit starts dead, none drowns the others.
+"""Initial weights from images: at the start all units have a similar scale, and none is dead.
 
 Method: Kraehenbuehl, Doersch, Donahue and Darrell, *Data-dependent Initializations of Convolutional
-Neural Networks* (ICLR 2016), within-layer part, and its released tool magic_init (the bias of 0.1, what is
-whitened, the fallbacks; filters that are k-means centroids: its types kmeans and fast_kmeans), with which the
-colorization paper's networks began.
+Neural Networks* (ICLR 2016), within-layer part, and its released tool magic_init (the bias of 0.1, the whitening,
+the fallbacks, and k-means centroids as filters: its types kmeans and fast_kmeans). The colorization paper initialized
+its networks with this tool.
 """
 
 import math
@@ -20,15 +20,15 @@ from pretext.engine.progress import progress
 from pretext.errors import UserError
 
 MOST_PATCHES = 2**15
-"""Per layer."""
+"""The largest number of patches per layer."""
 MOST_VALUES = 2**27
-"""Of a layer's patches in all, half a gigabyte: the limit that the released tool has too."""
+"""The largest number of values in all patches of a layer, half a gigabyte; the released tool has the same limit."""
 WIDEST = 1024
-"""Values of a patch beyond which it is projected, unless there are more units than that."""
+"""A patch with more values than this, and than the layer has units, is projected to fewer values."""
 MOST_WORK = 2**38
-"""Multiplications that k-means may take, as sample x centroid x dimension."""
+"""The largest number of multiplications for k-means: samples x centroids x dimensions."""
 BIAS = 0.1
-"""The mean of every unit that has a bias, in its standard deviations: more of it survives a ReLU."""
+"""The mean of every unit that has a bias, in its standard deviations: a positive mean passes more through a ReLU."""
 
 _Layer = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
 _LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
@@ -38,40 +38,39 @@ _LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 def initialize(network: nn.Module, images: Sequence[Tensor], method: Init, seed: int) -> tuple[str, ...]:
     """Set the weights of a network from images, layer by layer in the order of its forward pass.
 
-    A layer is initialized on what the already initialized ones before it give. Layers are convolutions
-    (strided, dilated, grouped), transposed convolutions and linear layers; its samples are all positions
-    or tokens of all images. Everything else, such as position embeddings, keeps its values.
+    A layer is initialized from the outputs of the layers before it, which are already initialized. Layers are
+    convolutions (strided, dilated, grouped), transposed convolutions and linear layers; the samples of a layer are all
+    positions or tokens of all images. Everything else, such as position embeddings, keeps its values.
 
-    - "random" leaves the network as it is.
+    - "random" does not change the network.
     - "data" keeps the direction of every unit's weights and scales it, so that over the samples each unit
       has standard deviation 1 and, if it has a bias, mean 0.1 (without one, its mean over its standard
       deviation). A unit that does not vary is only shifted.
     - "kmeans" first replaces the directions by centroids of the layer's input patches, see
-      ``pretext.initialization.cluster_filters``; then as "data". Transposed and depthwise convolutions, and layers
-      with fewer samples than units, keep their directions, as do inputs without any variance.
+      ``pretext.initialization.cluster_filters``; then it does the same as "data". Transposed and depthwise
+      convolutions, layers with fewer samples than units, and inputs without any variance keep their directions.
 
-    A module used several times, or weights that several modules share, are set at their first use. A layer
-    that normalizes its own weights (weight standardization) takes the filters but cannot be scaled; one
-    whose module is never called (attention may use the weights alone) stays as it is. Batch norm uses the
-    statistics of these images; its running ones, and the network's mode, are as before afterwards. Other
-    layers act as in evaluation: no dropout.
+    A module that is used several times, and weights that several modules share, are set at their first use. A layer
+    that normalizes its own weights (weight standardization) gets the filters but cannot be scaled. A layer whose
+    module is never called (attention may use only its weights) does not change. Batch norm uses the statistics of
+    these images; its running statistics and the network's mode do not change. Other layers are in evaluation mode: no
+    dropout.
 
-    All images pass through at once, so that the result does not depend on how they are split; the largest
-    layer's features of all of them must fit into memory two to three times. The weights follow from the
-    images, the seed and the weights before; from one machine or number of threads to another, up to
-    rounding, which k-means may amplify.
+    All images are one batch, so that the result does not depend on how they are split. The largest layer's features
+    of all images must fit into memory two to three times. The result depends only on the images, the seed and the
+    weights before; another machine or number of threads changes the rounding, which k-means may amplify.
 
     Args:
-        network: a backbone, or a colorizer to have its head initialized too; not yet compiled or wrapped.
+        network: a backbone, or a colorizer to initialize its head too; not compiled or wrapped.
         images: (B, 1, H, W) each, L in [0, 100], of one H and W; moved to the network's device.
         method: one of the three.
-        seed: of the samples and the clustering, in [0, 2^63).
+        seed: seed of the samples and the clustering, in [0, 2^63).
 
     Returns:
         The names of the layers that were scaled, in the order of the forward pass.
 
     Raises:
-        UserError: an unknown method, no images, images of several sizes or with values that are not numbers.
+        UserError: the method is unknown, there are no images, or they have several sizes or values that are not finite.
     """
     if method not in get_args(Init):
         raise UserError(f"init is {method!r}: use one of {', '.join(get_args(Init))}")
@@ -84,7 +83,7 @@ def initialize(network: nn.Module, images: Sequence[Tensor], method: Init, seed:
         raise UserError(f"images to initialize from have {len(sizes)} shapes, such as {sorted(sizes)[:2]}: use one")
     lightness = torch.cat(list(images))
     if not bool(torch.isfinite(lightness).all()):
-        raise UserError("an image to initialize from holds values that are not numbers: leave it out")
+        raise UserError("an image to initialize from has values that are not finite: leave it out")
     generator = torch.Generator().manual_seed(seed)
     done: set[int] = set()
     scaled: list[str] = []
@@ -110,13 +109,13 @@ def initialize(network: nn.Module, images: Sequence[Tensor], method: Init, seed:
 
     hooks = []
     for name, layer in network.named_modules():
-        # A parametrised weight is computed from others: it cannot be set.
+        # A parametrized weight is computed from other tensors, so it cannot be set.
         if isinstance(layer, _LAYERS) and "weight" in layer._parameters:
             hooks += [layer.register_forward_pre_hook(before), layer.register_forward_hook(after(name))]
     try:
-        with _batch_statistics(network), progress("first weights", len(hooks) // 2, "layers") as advance:
+        with _batch_statistics(network), progress("initial weights", len(hooks) // 2, "layers") as advance:
             network(lightness.to(next(network.parameters()).device))
-            advance(len(hooks) // 2 - len(done), "")  # layers that are never called, or share their weights
+            advance(len(hooks) // 2 - len(done), "")  # layers that are never called or share their weights
     finally:
         for hook in hooks:
             hook.remove()
@@ -125,7 +124,7 @@ def initialize(network: nn.Module, images: Sequence[Tensor], method: Init, seed:
 
 @contextmanager
 def _batch_statistics(network: nn.Module) -> Iterator[None]:
-    """Set evaluation mode, but let batch norm use (and not keep) the statistics of the batch, in this context."""
+    """Set evaluation mode, but let batch norm use the batch's statistics, without updating the running ones."""
     modes = [(module, module.training) for module in network.modules()]
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
     buffers = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
@@ -142,7 +141,7 @@ def _batch_statistics(network: nn.Module) -> Iterator[None]:
 
 
 def _set_filters(layer: _Layer, inputs: Tensor, generator: torch.Generator) -> None:
-    """Replace the directions of a layer's weights by centroids of its input, where that means something."""
+    """Replace the directions of a layer's weights by centroids of its input patches, where possible."""
     groups = 1 if isinstance(layer, nn.Linear) else layer.groups
     units = layer.weight.shape[0] // groups
     # The one centroid of a depthwise filter would be the mean of the patches, which whitening makes zero.
@@ -158,11 +157,11 @@ def _set_filters(layer: _Layer, inputs: Tensor, generator: torch.Generator) -> N
 
 
 def _scale(layer: _Layer, inputs: Tensor, output: Tensor) -> Tensor | None:
-    """Scale and shift the units of a layer, given its output; what it then gives, or None if it can't be scaled."""
+    """Scale and shift the units of a layer by its output. Return the new output, or None if it cannot be scaled."""
     axis = output.ndim - 1 if isinstance(layer, nn.Linear) else 1
     variance, mean = torch.var_mean(output, [dim for dim in range(output.ndim) if dim != axis], correction=0)
     std = variance.sqrt()
-    # What rounding alone makes of a constant is less.
+    # Rounding errors of a constant output are below this limit.
     scale = torch.where(std > 1e-5 * mean.abs() + 1e-30, std, 1.0)
     bias: Tensor | None = layer.bias
     before = [values.clone() for values in (layer.weight, bias) if values is not None]
@@ -189,17 +188,17 @@ def _scale(layer: _Layer, inputs: Tensor, output: Tensor) -> Tensor | None:
 
 
 def sample_patches(layer: nn.Conv2d | nn.Linear, inputs: Tensor, generator: torch.Generator) -> Tensor:
-    """Return input patches of a layer's filters, at positions drawn without replacement, or at all if they are few.
+    """Return input patches of a layer's filters, at positions drawn without replacement, or at all if there are few.
 
     Args:
-        layer: says kernel, stride, padding (taken for zeros), dilation and groups; of a linear layer, a
-            sample is a token.
-        inputs: of the layer, (B, C, H, W); (..., C) for a linear layer.
+        layer: gives kernel, stride, padding (always with zeros), dilation and groups. For a linear layer, a sample
+            is a token.
+        inputs: the layer's input, (B, C, H, W); (..., C) for a linear layer.
         generator: draws the positions.
 
     Returns:
-        (N, groups, values of a patch), float32, on the CPU; N is at most 32,768, and less where that
-        would be more than half a gigabyte. In the order of the positions.
+        (N, groups, values of a patch), float32, on the CPU, in the order of the positions. N is at most 32,768, or
+        less if that would be more than half a gigabyte.
     """
     if isinstance(layer, nn.Linear):
         tokens = inputs.reshape(-1, layer.in_features)
@@ -231,35 +230,35 @@ def cluster_filters(patches: Tensor, units: int, generator: torch.Generator) -> 
 
     The patches are centered, whitened in as many of their principal components as there are units (PCA;
     those with less than a millionth of the patches' mean square are left out) and brought to unit norm;
-    mini-batch k-means gives as many centroids c; a filter is the direction whose response is c . whitened
-    patch. Its scale means nothing.
+    mini-batch k-means gives as many centroids c. A filter is the direction whose response is c . whitened
+    patch; its scale is arbitrary.
 
-    Cuts for wide layers: beyond 1,024 values (or the number of units, if larger) a patch is replaced by so
-    many Gaussian projections of it first, as by the tool's fast types. K-means makes 100 passes at most,
-    fewer (at least one) where they would be more than 2^38 multiplications; it then starts from random
-    samples instead of k-means++.
+    Wide layers are approximated. A patch of more than 1,024 values (or the number of units, if larger) is first
+    reduced to that many Gaussian projections, as by the tool's fast types. K-means makes at most 100 passes. If these
+    would be more than 2^38 multiplications, it makes fewer (at least one) and starts from random samples instead of
+    k-means++.
 
     Args:
         patches: (N, D), float32, with N >= units.
-        units: how many filters.
+        units: the number of filters.
         generator: draws the projections and k-means' seed.
 
     Returns:
         (units, D), float32; None if the patches do not vary.
     """
-    from sklearn.cluster import MiniBatchKMeans  # not at the top: it takes longer to import than most jobs to start
+    from sklearn.cluster import MiniBatchKMeans  # not at the top: the import is slow
 
     count, values = patches.shape
     projection = None
     if values > max(units, WIDEST):
         projection = torch.randn(values, max(units, WIDEST), generator=generator) / math.sqrt(values)
         patches = patches @ projection
-    # Narrow layers see pixels, whose least components have hardly more variance than single precision resolves.
+    # Narrow layers have pixels as input: their least components need more than single precision.
     centered = patches.to(torch.float64 if patches.shape[1] <= WIDEST else torch.float32)
     centered = centered - centered.mean(0)
     variances, components = torch.linalg.eigh(centered.T @ centered / count)
     variances, components = variances[-units:], components[:, -units:]
-    # Below, single precision could not tell a filter's response from rounding; constant patches are there too.
+    # Below this limit, a filter's response is not larger than rounding in single precision; so are constant patches.
     has_variance = variances > 1e-6 * patches.square().sum(1).mean()
     if not has_variance.any():
         return None
@@ -280,7 +279,7 @@ def cluster_filters(patches: Tensor, units: int, generator: torch.Generator) -> 
 
 
 def _draw(count: int, values: int, generator: torch.Generator) -> Tensor:
-    """Draw which of ``count`` samples of so many values are taken, in ascending order."""
+    """Draw the indices of the samples to use, of ``count`` samples with ``values`` values each, in ascending order."""
     most = max(1, min(MOST_PATCHES, MOST_VALUES // values))
     if count <= most:
         return torch.arange(count)

@@ -1,7 +1,7 @@
-"""The online probe: a quick evaluation of the features during pretraining. It is never a result.
+"""The online probe: a quick evaluation of the features during pretraining. Do not report it as a result.
 
-Its images may be those that the backbone is trained on, and its protocol is made to be cheap. What a
-backbone is worth is said by the probes of ``transfer``, on images that nothing has seen.
+Its images may be training images of the backbone, and its protocol is chosen to be cheap. For results, use the probes
+of ``transfer`` on images that were not used for training.
 """
 
 import math
@@ -22,13 +22,13 @@ from pretext.engine.progress import progress
 from pretext.errors import UserError
 
 DIMS = 512
-"""A stage of C channels is average-pooled to the finest k x k grid with at most so many C k^2, at least 1 x 1."""
+"""A stage of C channels is average-pooled to the finest k x k grid with C k^2 at most this number, at least 1 x 1."""
 
 PENALTY = 0.1
-"""Of the ridge classifier, in units of the features' mean variance: multiplying all features changes nothing."""
+"""The ridge penalty, relative to the features' mean variance: the scale of the features has no effect."""
 
 MEMORY = 2**30
-"""The most bytes that the images may take."""
+"""The largest size of all images together, in bytes."""
 
 _KEY = 0x0211E
 _AT_ONCE = 64
@@ -39,9 +39,9 @@ class OnlineSettings:
     """A quick evaluation of the features during pretraining: a trend, not a result.
 
     Args:
-        source: labeled images: a folder with one sub-folder per class, or "bundled"; empty does not look.
-        images: at most so many of them, drawn by the seed: four fifths teach a classifier, one fifth judges it.
-            They stay in memory, 3 bytes a pixel, 1 GiB at most.
+        source: labeled images: a folder with one sub-folder per class, or "bundled"; empty: no online probe.
+        images: the largest number of images to use, drawn by the seed: four fifths train a classifier, one fifth
+            tests it. They stay in memory, 3 bytes per pixel, at most 1 GiB.
     """
 
     source: str = ""
@@ -49,32 +49,30 @@ class OnlineSettings:
 
     def __post_init__(self) -> None:
         if self.images < 2:
-            raise UserError(
-                f"online.images is {self.images}: some are for training, others for testing; give at least 2"
-            )
+            raise UserError(f"online.images is {self.images}: it must be at least 2, for training and for testing")
 
 
 class OnlineProbe:
     """Labeled images, read once, on which a backbone is evaluated repeatedly.
 
-    Image number r of the probe is a keyed permutation's r-th; the first four fifths teach. An image
-    that cannot be read is left out, which moves no other from one part to the other.
+    A keyed permutation gives the order of the images. The first four fifths train the classifier, the others test it.
+    An image that cannot be read is left out; the other images stay in their part.
 
     Args:
         source: the images and their labels.
-        settings: how many of them.
-        view_size: side at which they are seen (the middle square, resized), pixels.
-        seed: of the permutation.
+        settings: the number of images.
+        view_size: side of the images (the middle square, resized), pixels.
+        seed: seed of the permutation.
 
     Raises:
-        UserError: fewer images than classes, one class only, several labels an image, more images than
-            the memory may hold, or too many that cannot be read.
+        UserError: there are fewer images than classes, only one class, several labels per image, more images than fit
+            in the memory limit, or too many images that cannot be read.
     """
 
-    fitted: list[int]
-    """The images that teach, by their index in the source."""
-    judged: list[int]
-    """The images that judge, likewise."""
+    train_indices: list[int]
+    """The training images, by their index in the source."""
+    test_indices: list[int]
+    """The test images, by their index in the source."""
     skipped: list[tuple[str, str]]
     """Key and reason of the images that cannot be read."""
 
@@ -84,50 +82,52 @@ class OnlineProbe:
         if len(names) < 2:
             raise UserError(f"{where}one class only ({', '.join(names)}); a classifier needs two")
         if count < len(names):
-            raise UserError(f"{where}{count} images of {len(names)} classes; raise online.images or give more")
+            raise UserError(f"{where}{count} images of {len(names)} classes; raise online.images or add images")
         labels = require_single_labels(
-            source.labels, f"{where}images with several labels; the online probe wants one class an image"
+            source.labels, f"{where}images have several labels; the online probe needs one class per image"
         )
         each = 3 * view_size**2
         if count * each > MEMORY:
             raise UserError(
-                f"online.images is {settings.images}: at {view_size} x {view_size} pixels {MEMORY // each} fit in "
-                f"the {MEMORY >> 20} MiB that they may take; give no more"
+                f"online.images is {settings.images}: at {view_size} x {view_size} pixels, at most {MEMORY // each} "
+                f"images fit in {MEMORY >> 20} MiB; lower online.images"
             )
         drawn = [permute_index(rank, len(source), mix(seed, _KEY)) for rank in range(count)]
-        every, views = EvalDataset(source, view_size), torch.empty(count, 3, view_size, view_size, dtype=torch.uint8)
+        dataset, views = EvalDataset(source, view_size), torch.empty(count, 3, view_size, view_size, dtype=torch.uint8)
         read: list[int] = []
         self.skipped = []
         with progress("images of the online probe", count, "images") as advance:
             for index in drawn:
-                sample = every[index]
+                sample = dataset[index]
                 if sample.rgb is not None:
                     views[len(read)] = sample.rgb
                     read.append(index)
                 self.skipped += sample.skipped
                 advance(1, "")
-        teaching = set(drawn[: count * 4 // 5])
-        self.fitted = [index for index in read if index in teaching]
-        self.judged = [index for index in read if index not in teaching]
+        training = set(drawn[: count * 4 // 5])
+        self.train_indices = [index for index in read if index in training]
+        self.test_indices = [index for index in read if index not in training]
         self._views, self._classes = views[: len(read)], len(names)
         self._labels = torch.from_numpy(labels[read])
-        if len(set(labels[self.fitted].tolist())) < 2 or not self.judged:
+        if len(set(labels[self.train_indices].tolist())) < 2 or not self.test_indices:
             bad = f" ({len(self.skipped)} of {count} cannot be read)" if self.skipped else ""
-            raise UserError(f"{where}too few images to teach two classes and to judge{bad}; raise online.images")
+            raise UserError(
+                f"{where}too few images to train a classifier on two classes and to test it{bad}; raise online.images"
+            )
 
     @torch.inference_mode()
     def __call__(self, backbone: Backbone, place: ComputeConfig) -> dict[str, float]:
-        """Evaluate a backbone; its weights, statistics and modes stay as they were, no random number is drawn.
+        """Evaluate a backbone. Its weights, statistics and modes do not change, and no random number is drawn.
 
         Args:
-            backbone: on the place's device.
-            place: where, at which precision.
+            backbone: the backbone, on the device of ``place``.
+            place: device and precision.
 
         Returns:
-            accuracy_STAGE: of every stage, in [0, 1]; nan where features are not finite.
-            chance: the accuracy of always naming the class that is most frequent among the images that teach.
+            accuracy_STAGE: the accuracy of each stage, in [0, 1]; nan if the features are not finite.
+            chance: the accuracy of always predicting the most frequent class of the training images.
         """
-        count = len(self.fitted)
+        count = len(self.train_indices)
         train_labels, test_labels = self._labels[:count], self._labels[count:]
         accuracies = {"chance": float((test_labels == train_labels.bincount().argmax()).double().mean())}
         pooled: dict[str, list[Tensor]] = {stage.name: [] for stage in backbone.stages}
@@ -143,7 +143,7 @@ class OnlineProbe:
                     height, width = (min(side, length) for length in maps.shape[-2:])
                     pooled[stage].append(F.adaptive_avg_pool2d(maps.float(), (height, width)).flatten(1).cpu())
         finally:
-            for module in in_training:  # one by one: part of a backbone may be frozen in eval mode
+            for module in in_training:  # each module alone: part of a backbone may be frozen in eval mode
                 module.training = True
         for stage, parts in pooled.items():
             features = torch.cat(parts)  # (images, dims), float32
@@ -160,12 +160,12 @@ def ridge(features: Tensor, labels: Tensor, classes: int, penalty: float = PENAL
     """Return the linear classifier of least squares against one-hot targets, in closed form.
 
     It minimizes the squared error plus penalty * N * v * |weight|^2, where v is the mean variance of the
-    features; the bias is not penalised. (scikit-learn's RidgeClassifier with alpha = penalty * N * v.)
+    features; the bias is not penalized. (scikit-learn's RidgeClassifier with alpha = penalty * N * v.)
 
     Args:
         features: (N, dims).
         labels: (N,), int64 in [0, classes).
-        classes: how many.
+        classes: the number of classes.
         penalty: see above.
 
     Returns:

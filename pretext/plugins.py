@@ -1,7 +1,7 @@
-"""Plugins: Python files of a user's own that add backbones, objectives, sources and tasks by name to a ``Registry``.
+"""Plugins: Python files of the user that add backbones, objectives, sources and tasks by name to a ``Registry``.
 
-Such a file runs with all that its user may do, so that user alone names it: in the environment, or by
-``load_plugins``. Nothing that Pretint reads (a checkpoint, a recipe) can name one.
+A plugin runs with all rights of the user. So only the user can name it: in the environment, or in a call of
+``load_plugins``. No file that Pretint reads (a checkpoint, a recipe) can name a plugin.
 """
 
 import hashlib
@@ -26,49 +26,52 @@ _contents: dict[Path, bytes] = {}
 
 
 class Registry(dict[str, T]):
-    """Values by name. A name is given once: its meaning must not depend on what was loaded last.
+    """Values by name. A name can be added only once, so that its meaning does not depend on the order of loading.
 
     Args:
-        what: all these are, in a word, for the errors.
-        own: Pretint's own.
-        taken: whether a name means something else already.
+        kind: the kind of the values, such as "backbone", for error messages.
+        builtin: the values of Pretint itself.
+        is_reserved: returns whether a name has another meaning already.
     """
 
-    def __init__(self, what: str, own: Mapping[str, T], taken: Callable[[str], bool] = lambda name: False) -> None:
-        super().__init__(own)
-        self.what, self.taken = what, taken
+    def __init__(
+        self, kind: str, builtin: Mapping[str, T], is_reserved: Callable[[str], bool] = lambda name: False
+    ) -> None:
+        super().__init__(builtin)
+        self.kind, self.is_reserved = kind, is_reserved
         self.added: set[str] = set()
-        """By plugins."""
+        """The names that plugins added."""
 
     def __setitem__(self, name: str, value: T) -> None:
         """Add a value.
 
         Raises:
-            UserError: the name is not one, or is taken.
+            UserError: the name is invalid, or exists already.
         """
         if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z_][\w-]*", name, re.ASCII):
-            raise UserError(f"{name!r} cannot name a new {self.what}: take letters, digits, _ and -")
-        if name in self or self.taken(name):
-            raise UserError(f"{self.what} {name} is there already; give yours another name")
+            raise UserError(f"{name!r} is not a valid name for a new {self.kind}: use letters, digits, _ and -")
+        if name in self or self.is_reserved(name):
+            raise UserError(f"{self.kind} {name} exists already; choose another name")
         super().__setitem__(name, value)
         self.added.add(name)
 
 
 def load_plugins(*files: str | Path) -> None:
-    """Run files that add to ``BACKBONES``, ``OBJECTIVES``, ``DATASETS`` or ``TASKS``; each once in a process.
+    """Run files that add to ``BACKBONES``, ``OBJECTIVES``, ``DATASETS`` or ``TASKS``; each once per process.
 
-    A file is imported under its own name, and its folder is put at the end of ``sys.path``, so that worker processes
-    find it. It should hold all that it needs: its neighbors are not in ``plugin_contents``, nor sent to a cluster.
+    A file is imported under its name, and its folder is added at the end of ``sys.path``, so that worker processes
+    find it. It should not import other files of its folder: these are not in ``plugin_contents`` and are not sent to a
+    cluster.
 
     Args:
-        files: ending in .py; without any, those that ``VARIABLE`` names, which is then written with full paths so that
-            processes that begin elsewhere find them too.
+        files: paths that end in .py; by default those in ``VARIABLE``. The variable is then written again with
+            absolute paths, so that processes in other folders find the files too.
 
     Raises:
-        UserError: a file is missing, has a name that something else has, or fails; says in which line.
+        UserError: a file is missing, has the name of another module, or fails; the message has the line.
     """
-    given_paths = [Path(file) for file in files or filter(None, os.environ.get(VARIABLE, "").split(os.pathsep))]
-    paths = [file.expanduser().absolute() for file in given_paths]
+    raw_paths = [Path(file) for file in files or filter(None, os.environ.get(VARIABLE, "").split(os.pathsep))]
+    paths = [file.expanduser().absolute() for file in raw_paths]
     if paths and not files:
         os.environ[VARIABLE] = os.pathsep.join(map(str, paths))
     for path in paths:
@@ -89,7 +92,7 @@ def load_plugins(*files: str | Path) -> None:
             raise UserError(f"plugin {path}: there is another module called {name}; rename the file")
         try:
             importlib.import_module(name)
-        except Exception as error:  # whatever the file does
+        except Exception as error:  # a plugin may raise any error
             lines = [
                 frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path
             ]

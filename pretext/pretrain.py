@@ -1,4 +1,4 @@
-"""The job that pretrains: features from unlabeled images, by colorization; for comparison also from labeled ones."""
+"""The pretraining job: learn features from unlabeled images by colorization or, for comparison, from labels."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -40,7 +40,7 @@ from pretext.settings import to_plain
 
 _SHOWN = 12
 _AT_ONCE = 32
-_ENOUGH = 100  # crops, all of them gray, that say that all images are
+_ENOUGH = 100  # crops: if all of them are gray, all images count as gray
 
 
 @explain_memory_shortage(
@@ -50,29 +50,29 @@ _ENOUGH = 100  # crops, all of them gray, that say that all images are
 def pretrain(run: Path, settings: PretrainSettings) -> ExitStatus:
     """Train a colorizer (with objective.name labels: a classifier), or resume a run that was interrupted.
 
-    Called again with the same settings it resumes from the newest checkpoint, and computes the same as an
-    uninterrupted run, to the bit on the same machine's CPU. Several processes that all call it share the
-    work, see ``pretext.engine.distributed``.
+    A second call with the same settings resumes from the newest checkpoint. The result is that of an uninterrupted
+    run; on the same machine's CPU it is identical to the bit. Several processes share the work if all of them call
+    this function, see ``pretext.engine.distributed``.
 
     Args:
         run: the run's directory, see ``pretext.engine.run``.
-        settings: the recipe. Its data.source may be left out if the run exists: then the run's own is taken.
+        settings: the recipe. Without a data.source, an existing run uses the source that it began with.
 
     Returns:
-        Whether training is complete, or which signal stopped it; then it can be resumed.
+        Whether training is complete, or which signal stopped it. A stopped run can be resumed.
 
     Raises:
         UserError: see the message.
     """
     place = choose_compute(settings.machine.device, settings.training.precision, settings.machine.workers)
-    # From here on a cluster's warning waits for the first step, after which all is saved.
+    # From here on a cluster's warning takes effect after a step; then a checkpoint is written.
     with catch_signals(*WARNINGS) as warned, distributed.process_group(place.device):
         source = distributed.broadcast_from_rank_zero(lambda: resolve_source(run, settings).data.source)
         settings = replace(settings, data=replace(settings.data, source=source))
         distributed.on_rank_zero(lambda: settings.training.share(distributed.world_size()))
-        # The first process opens everything alone: it makes the indices that the others then read.
+        # The first process opens the images before the others: it writes the indices that they read.
         images = distributed.on_rank_zero(lambda: open_images(settings)) or open_images(settings)
-        if settings.online.source:  # report a mistake there before anything takes long
+        if settings.online.source:  # report a mistake in it before the slow work begins
             distributed.on_rank_zero(lambda: open_labeled(settings.online.source))
         distributed.on_rank_zero(lambda: check_sizes(settings))
         prior: Tensor | None = None
@@ -115,23 +115,24 @@ def pretrain(run: Path, settings: PretrainSettings) -> ExitStatus:
 
 
 def check_images(run: Path, state: dict[str, Any], settings: PretrainSettings, images: RecipeImages) -> None:
-    """Refuse, by a ``UserError``, to resume a run with other images or labels than it began with."""
+    """Raise a ``UserError`` if the images or labels are not those that the run began with."""
     moved = state["settings"]["data"].get("source") != to_plain(settings)["data"]["source"]
     if not images.same_as(state["data"]) or (moved and "seen" not in state["data"]):
         same = images.same_as({**state["data"], "labels": images.contents.get("labels")})
         what = "labels" if same else "images"
         raise UserError(
-            f"{images.name}: the {what} changed since the run {run} began ({state['data']['images']} "
-            f"then, {images.contents['images']} now); bring them back, or name a new folder for the run"
+            f"{images.name}: the {what} changed since the run {run} began ({state['data']['images']} images "
+            f"then, {images.contents['images']} now); restore them, or choose a new folder for the run"
         )
 
 
 def build_validation(
     run: Path, settings: PretrainSettings, images: RecipeImages, trainer: Trainer, prior: Tensor | None
 ) -> tuple[Validation, list[tuple[str, str]]]:
-    """Read the held-out images, and return their validation, and those images that cannot be read.
+    """Read the held-out images. Return the validation on them, and the images that cannot be read.
 
-    It measures how well they are colored or classified and, with an online probe, how good the features are.
+    The validation measures how well the network colors or classifies them. With an online probe it also measures how
+    good the features are.
     """
     network, place = trainer.judged, trainer.place
     assert isinstance(network, (Colorizer, Classifier))
@@ -159,7 +160,7 @@ def build_validation(
 
 
 def sample_sheet(colorizer: Colorizer, views: Tensor, place: ComputeConfig) -> Image.Image:
-    """Draw the first twelve images of uint8 (N, 3, H, W) side by side: gray, colored by the network, original."""
+    """Draw the first twelve images of ``views``, uint8 (N, 3, H, W): gray, colored by the network, and original."""
     rgb = views[:_SHOWN]
     lightness = rgb_to_lightness(rgb.to(place.device))
     ab = colorizer.colorize(lightness)
@@ -172,10 +173,10 @@ def sample_sheet(colorizer: Colorizer, views: Tensor, place: ComputeConfig) -> I
 
 
 def check_sizes(settings: PretrainSettings) -> None:
-    """Refuse a crop that the backbone cannot take, before anything takes long: nothing is computed.
+    """Check, without computing anything, that the backbone accepts the sizes of crops and held-out images.
 
     Raises:
-        UserError: as the backbone's ``forward``.
+        UserError: the backbone's ``forward`` refuses a size.
     """
     try:
         with torch.device("meta"):
@@ -184,15 +185,15 @@ def check_sizes(settings: PretrainSettings) -> None:
                 backbone(torch.zeros(2, 1, size, size))
     except UserError:
         raise
-    except Exception:  # a plugin's backbone may compute what tensors without values cannot: training will show
+    except Exception:  # a plugin's backbone may need tensors with values: then only training can check the size
         return
 
 
 def find_prior(images: RecipeImages, settings: PretrainSettings) -> Tensor:
-    """Return the prior that the settings ask for, (Q,): from a file, or of the crops that training will see first.
+    """Return the prior, (Q,): from the file in the settings, or estimated from the first crops of the training.
 
     Raises:
-        UserError: the file holds none; the images cannot be read, or are all gray.
+        UserError: the file holds no prior, or the images cannot be read or are all gray.
     """
     gamut = settings.objective.gamut
     file, stride = settings.objective.prior, settings.objective.stride
@@ -202,7 +203,8 @@ def find_prior(images: RecipeImages, settings: PretrainSettings) -> Tensor:
     if not any(bool((ab.abs() > settings.objective.gray_threshold).any()) for ab in colors):
         raise UserError(
             f"{images.name}: none of {len(colors)} crops has a color beyond objective.gray_threshold "
-            f"({settings.objective.gray_threshold:g}): there is nothing to learn from gray images"
+            f"({settings.objective.gray_threshold:g}); there is nothing to learn from gray images: "
+            "give images in color"
         )
     return estimate_prior(colors, gamut) if loaded is None else loaded
 
@@ -210,9 +212,9 @@ def find_prior(images: RecipeImages, settings: PretrainSettings) -> Tensor:
 def prepare_network(
     images: RecipeImages, settings: PretrainSettings, prior: Tensor | None, place: ComputeConfig
 ) -> Colorizer | Classifier:
-    """Return the network of a recipe with its first weights, on the place's device.
+    """Return the network of a recipe with its initial weights, on the device of ``place``.
 
-    Weights from images are made by the first process; the others are given them when training begins.
+    Only the first process computes weights from images; the others get them from it when training begins.
     """
     network = on_place(build_network(settings, prior, images.classes, published=True), settings, place)
     backbone = settings.backbone
@@ -229,7 +231,7 @@ def prepare_network(
 def checkpoint_extra(
     images: RecipeImages, settings: PretrainSettings, prior: Tensor | None, precision: str
 ) -> dict[str, Any]:
-    """Return what a checkpoint holds besides the trainer's state."""
+    """Return the values that a checkpoint holds besides the trainer's state."""
     return {
         "settings": to_plain(settings),
         "precision": precision,

@@ -1,4 +1,4 @@
-"""A pretrained network from a run or a checkpoint: loaded, and checked against what its colors mean."""
+"""Load a pretrained network from a run or a checkpoint, and check that its colors mean the same here."""
 
 import hashlib
 from pathlib import Path
@@ -28,25 +28,25 @@ class Pretrained(NamedTuple):
     colorizer: Colorizer
     settings: PretrainSettings
     prior: Tensor
-    """(Q,), float64; uniform where labels were learned."""
+    """(Q,), float64; uniform if the network learned labels."""
     step: int
     has_head: bool = True
-    """Whether there is a color head; without one the colorizer can only give features."""
+    """Whether there is a color head; without one the colorizer can only compute features."""
     untrained: bool = False
-    """Whether it is the state of a run before its first step, and no import of published weights."""
+    """Whether no training step was done and the weights are not imported."""
 
     @property
     def warning(self) -> str:
-        """A line for the user of an untrained network; empty for others."""
+        """A warning for the user of an untrained network; empty for others."""
         if not self.untrained:
             return ""
-        return "warning: no training step was done (step 0), so its colors mean nothing; train it first"
+        return "warning: the network is untrained (step 0), so its colors mean nothing; train it first"
 
 
 def color_contract(settings: PretrainSettings, prior: Tensor | None) -> dict[str, Any]:
-    """Return what a color means to a checkpoint; checked when it is loaded, see ``check_contract``.
+    """Return how a checkpoint encodes color. ``check_contract`` compares it when the checkpoint is loaded.
 
-    Where labels are learned, only lightness means anything.
+    For a network that learns labels, this is only the encoding of lightness.
     """
     lightness = {"white": "D65", "lightness": [0, 100]}
     if settings.objective.supervised:
@@ -62,9 +62,11 @@ def color_contract(settings: PretrainSettings, prior: Tensor | None) -> dict[str
 
 
 def check_state(origin: Path, state: dict[str, Any], resumed: bool = False) -> None:
-    """Refuse, by a ``UserError``, what is a checkpoint of ours but not a complete one of a pretraining."""
+    """Raise a ``UserError`` for a checkpoint that is not a complete one of a pretraining."""
     if isinstance(state.get("settings"), dict) and "task" in state["settings"]:
-        raise UserError(f"{origin}: a fine-tuned network, which this cannot take; name the run that it began from")
+        raise UserError(
+            f"{origin}: a fine-tuned network, but this needs a pretrained one; give the run that it began from"
+        )
     kinds = {"step": int, "settings": dict, "color": dict, "model": dict}
     if resumed:
         kinds |= {"optimizer": dict, "data": dict, "precision": str}
@@ -72,7 +74,7 @@ def check_state(origin: Path, state: dict[str, Any], resumed: bool = False) -> N
     class_branch = state.get("class_branch", [])
     if not isinstance(class_branch, list) or not all(isinstance(name, str) for name in class_branch):
         wrong.append("class_branch")
-    if "classes" in state:  # it learns labels, and knows no color
+    if "classes" in state:  # it learns labels, not colors
         classes = state["classes"]
         if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
             wrong.append("classes")
@@ -84,28 +86,35 @@ def check_state(origin: Path, state: dict[str, Any], resumed: bool = False) -> N
         wrong.append("head")
     if wrong:
         raise UserError(
-            f"{origin}: a checkpoint, but not a complete one of a pretraining: {', '.join(wrong)} missing or wrong"
+            f"{origin}: not a complete checkpoint of a pretraining: {', '.join(wrong)} missing or wrong; "
+            "give another checkpoint"
         )
 
 
 def check_contract(origin: Path, settings: PretrainSettings, state: dict[str, Any]) -> None:
-    """Refuse, by a ``UserError``, a checkpoint whose colors mean something else than ours."""
+    """Raise a ``UserError`` for a checkpoint that encodes color in another way than this version."""
     color = state["color"]
     if settings.objective.supervised != ("classes" in state):
-        raise UserError(f"{origin}: its settings and what it holds are not of one run (objective and classes); edited?")
+        raise UserError(
+            f"{origin}: its settings do not fit its contents (objective and classes); restore the file if it was edited"
+        )
     for name, value in color_contract(settings, color.get("prior")).items():
         if name != "prior" and color.get(name) != value:
-            raise UserError(f"{origin}: its color contract has {name} {color.get(name)}; this version needs {value}")
+            raise UserError(
+                f"{origin}: its color contract has {name} {color.get(name)}; this version needs {value}; train it again"
+            )
     count, prior = settings.objective.bins, color.get("prior")
     if not settings.objective.supervised and len(prior) != count:
-        raise UserError(f"{origin}: its prior has {len(prior)} bins; those of its settings are {count}. Is it damaged?")
+        raise UserError(
+            f"{origin}: its prior has {len(prior)} bins, but its settings have {count}; restore the file from a copy"
+        )
 
 
 def load_pretrained(path: Path) -> Pretrained:
     """Load the colorizer of a run (its newest checkpoint) or of a checkpoint file, on the CPU, in eval mode.
 
     Raises:
-        UserError: there is none, it cannot be read, or it does not fit this version's networks or colors.
+        UserError: there is no checkpoint, it cannot be read, or it does not fit this version's networks or colors.
     """
     file = find_checkpoint(path)
     state = load_checkpoint(file)
@@ -115,7 +124,7 @@ def load_pretrained(path: Path) -> Pretrained:
     prior, weights = state["color"].get("prior"), state.get("average", state["model"])
     if settings.objective.supervised:
         prior = torch.full((settings.objective.bins,), 1 / settings.objective.bins, dtype=torch.float64)
-    if settings.objective.labeled and isinstance(weights, dict):  # what it names classes by is of no use here
+    if settings.objective.labeled and isinstance(weights, dict):  # the weights that predict classes are not used here
         naming = "head." if settings.objective.supervised else CLASS_BRANCH
         weights = {name: value for name, value in weights.items() if not str(name).startswith(naming)}
     colorizer = build_colorizer(settings, prior)
@@ -123,7 +132,7 @@ def load_pretrained(path: Path) -> Pretrained:
     expected = {key: value for key, value in colorizer.state_dict().items() if has_head or key.startswith(BACKBONE)}
     tensors = weights if isinstance(weights, dict) else {}
     wrong = [f"{name} is missing" for name in expected.keys() - tensors.keys()]
-    wrong += [f"{name} has no place" for name in tensors.keys() - expected.keys()]
+    wrong += [f"{name} is not in the network" for name in tensors.keys() - expected.keys()]
     for name in expected.keys() & tensors.keys():
         shape, should = list(getattr(tensors[name], "shape", ())), list(expected[name].shape)
         if shape != should:

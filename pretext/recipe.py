@@ -1,4 +1,4 @@
-"""A recipe: every setting of a pretraining, and the images and the network that follow from it."""
+"""A recipe: all settings of a pretraining, and the images and the network that they describe."""
 
 import hashlib
 import math
@@ -35,18 +35,18 @@ N = TypeVar("N", bound=nn.Module)
 
 @dataclass
 class PretrainSettings:
-    """A pretraining. All but the groups machine and online belong to its identity.
+    """All settings of a pretraining. Those of the groups machine and online may change when a run is resumed.
 
     Args:
         data: where the images come from.
         crop: how an image becomes a training crop.
         backbone: the network that learns.
         objective: what it learns.
-        hints: colors that it is given while it learns.
-        training: how it is trained.
-        machine: what may change between two calls on a run.
-        online: a quick evaluation of the features during training; it too may change.
-        seed: of the initial weights, the order of images and their augmentation.
+        hints: colors that the network gets as additional input during training.
+        training: optimizer, schedule and batch size.
+        machine: settings that may change when a run is resumed.
+        online: a quick evaluation of the features during training; it may change too.
+        seed: random seed of the initial weights, the order of images and their augmentation.
     """
 
     data: DataSettings = field(default_factory=DataSettings)
@@ -67,7 +67,9 @@ class PretrainSettings:
                 f"objective.stride is {self.objective.stride}: it must not exceed crop.size, {self.crop.size}"
             )
         if self.hints.sampled and self.objective.supervised:
-            raise UserError("hints.sampled is for networks that color; objective.name is labels")
+            raise UserError(
+                "hints.sampled needs an objective that learns colors, but objective.name is labels; change one"
+            )
         if self.hints.sampled and self.objective.classes_weight:
             raise UserError(
                 "hints.sampled and objective.classes_weight: no backbone takes hints and predicts classes; set one"
@@ -85,20 +87,20 @@ class PretrainSettings:
 def build_colorizer(
     settings: PretrainSettings, prior: Tensor, published: bool = False, classes: Sequence[str] = ()
 ) -> Colorizer:
-    """Build the colorizer of a recipe at random initial weights, which depend on the recipe's seed alone.
+    """Build the colorizer of a recipe with random initial weights that depend only on the recipe's seed.
 
-    A recipe that learns labels has none: this one then has its backbone, and a head for two channels of color
-    that nobody trained.
+    For a recipe that learns labels, the colorizer has the recipe's backbone and an untrained head for two channels of
+    color.
 
     Args:
         settings: the recipe.
-        prior: (Q,), for the rebalancing weights, or a plugin's objective.
-        published: start the backbone from the file ``settings.backbone.weights`` instead, if that is named.
-        classes: give it the class branch that the settings may ask for, to name these; without, it has none.
+        prior: (Q,), for the rebalancing weights, or for a plugin's objective.
+        published: load the backbone's weights from the file ``settings.backbone.weights``, if it is set.
+        classes: names of the classes for the class branch, if the settings have one; without names there is no branch.
 
     Raises:
-        UserError: the backbone does not exist, does not take its arguments, its weights or hints, or has nothing to
-            name classes from.
+        UserError: the backbone does not exist, does not accept its arguments, its weights or hints, or has no features
+            to predict classes from.
     """
     objective_settings = settings.objective
     objective = OBJECTIVES["regression" if objective_settings.supervised else objective_settings.name](
@@ -108,11 +110,13 @@ def build_colorizer(
         torch.manual_seed(settings.seed)
         backbone = _backbone(settings, published)
         if settings.hints.sampled and not backbone.takes_hints:
-            raise UserError(f"hints.sampled: backbone {settings.backbone.name} takes no hints; siggraph17 does")
+            raise UserError(
+                f"hints.sampled: backbone {settings.backbone.name} takes no hints; use backbone.name siggraph17"
+            )
         if objective_settings.classes_weight and not backbone.vector_channels:
             raise UserError(
-                f"objective.classes_weight: backbone {settings.backbone.name} has no vector of whole images to predict "
-                "classes from; fusion has one"
+                f"objective.classes_weight: backbone {settings.backbone.name} has no feature vector of the whole image "
+                "to predict classes from; use backbone.name fusion"
             )
         hinting = partial(sample_hints, seed=settings.seed, settings=settings.hints) if settings.hints.sampled else None
         colorizer = Colorizer(backbone, objective, objective_settings.stride, hinting)
@@ -130,8 +134,8 @@ def build_network(
 
     Args:
         settings: the recipe.
-        prior: (Q,), of a recipe that learns colors.
-        classes: of one that learns labels, or these besides colors.
+        prior: (Q,), for a recipe that learns colors.
+        classes: names of the classes, for a recipe that learns labels, alone or together with colors.
         published: see ``build_colorizer``.
     """
     if not settings.objective.supervised:
@@ -149,7 +153,7 @@ def _backbone(settings: PretrainSettings, published: bool) -> Backbone:
 
 @dataclass
 class RecipeImages:
-    """The images of a recipe: those to train on, and those that are held out for validation."""
+    """The images of a recipe: the training images, and those held out for validation."""
 
     name: str
     """The name that the user wrote."""
@@ -157,28 +161,28 @@ class RecipeImages:
     weights: list[float]
     """The share of each source, as the user wrote it."""
     held: list[ImageDataset]
-    """Some images of each source, which are not trained on; none of a small source."""
+    """Some images of each source that are not trained on; none of a small source."""
     contents: dict[str, Any]
-    """How many images, and digests of names, labels and some pixels: a run is resumed only with the same."""
+    """The number of images, and digests of names, labels and some pixels: a run resumes only with equal values."""
     classes: list[str] = field(default_factory=list)
-    """Names of the classes, by label, if labels are learned, alone or together with colors."""
+    """Names of the classes, by label; empty if no labels are learned."""
 
     def same_as(self, contents: dict[str, Any]) -> bool:
         """Whether a checkpoint is of the same images; older ones have no digest of pixels ("seen")."""
         return {key: value for key, value in self.contents.items() if key != "seen" or key in contents} == contents
 
     def samples(self, settings: PretrainSettings, workers: int | None = None) -> TrainDataset:
-        """Return the training crops of a run; the workers share machine.cache, without ``workers`` there is none."""
+        """Return the training crops of a run. Workers share machine.cache; without ``workers`` there is no cache."""
         shared_by = max(1, workers or 0) * distributed.local_world_size()
         room = 0 if workers is None else settings.machine.cache * 2**20 // shared_by
         return TrainDataset(self.training, settings.crop, settings.seed, self.weights, room, labeled=bool(self.classes))
 
 
 def resolve_source(run: Path, settings: PretrainSettings) -> PretrainSettings:
-    """Return the settings with a data.source: their own, else the one that the run in this folder began with.
+    """Return the settings with a data.source: the one that is set, else the one that the run began with.
 
     Raises:
-        UserError: neither names one.
+        UserError: there is neither.
     """
     if not settings.data.source and (run / "settings.yaml").is_file():
         data = settings_from(DataSettings, run_settings(run, {"data.source": (str, dict)})["data"], str(run))
@@ -188,14 +192,14 @@ def resolve_source(run: Path, settings: PretrainSettings) -> PretrainSettings:
 
 
 def require_source(settings: PretrainSettings) -> None:
-    """Refuse settings that do not say what to learn from.
+    """Check that a data.source is set.
 
     Raises:
         UserError: data.source is empty.
     """
     if not settings.data.source:
         raise UserError(
-            "data.source is not set: name the images to learn from with --data.source FOLDER; "
+            "data.source is not set: give the training images with --data.source FOLDER; "
             "--data.source bundled trains on the bundled tiles"
         )
 
@@ -204,8 +208,8 @@ def open_images(settings: PretrainSettings) -> RecipeImages:
     """Open every source of a recipe.
 
     Raises:
-        UserError: none is named; one cannot be opened, or is given twice (images held out of one would be trained on
-            from the other); or labels are to be learned, and there are none, or the classes differ.
+        UserError: there is no source, one cannot be opened, or two are the same (held-out images of one would be
+            training images of the other). Or the recipe learns labels, and there are none, or the classes differ.
     """
     require_source(settings)
     source_names = settings.data.source
@@ -226,11 +230,11 @@ def open_images(settings: PretrainSettings) -> RecipeImages:
     digests = [source.digest() for source in sources]
     opened: dict[tuple[str, str], str] = {}
     for name, content in zip(weights, digests, strict=True):
-        # 0001.jpg is in many folders: of the same names, the path tells two sources apart.
+        # 0001.jpg is in many folders: if the names are the same, the path distinguishes two sources.
         path = os.path.realpath(Path(name).expanduser()) if Path(name).exists() else name.removesuffix(":train")
         other = opened.setdefault((path, content), name)
         if other != name:
-            raise UserError(f"data.source: {other} and {name} are the same images; give them once, with one weight")
+            raise UserError(f"data.source: {other} and {name} are the same images; give only one of them")
     count = sum(map(len, sources))
     wanted = min(settings.data.holdout, count // 10)
     total = sum(weights.values())
@@ -249,7 +253,7 @@ def open_images(settings: PretrainSettings) -> RecipeImages:
 
 
 def _shared_classes(sources: Mapping[str, LabeledDataset]) -> list[str]:
-    """Return the classes that a classifier of all these sources tells apart."""
+    """Return the classes of all sources; they must be the same in each."""
     (first, classes), *others = ((name, compose_classes(name, source.classes)) for name, source in sources.items())
     labels: set[int] = set()
     for name, source in sources.items():
@@ -260,8 +264,8 @@ def _shared_classes(sources: Mapping[str, LabeledDataset]) -> list[str]:
         if other_classes != classes:
             different = sorted(set(other_classes) ^ set(classes)) or ["the same in another order"]
             raise UserError(
-                f"data.source: {first} and {name} hold different classes ({', '.join(different[:5])}); labels of a "
-                "mixture must mean the same"
+                f"data.source: {first} and {name} hold different classes ({', '.join(different[:5])}); all sources "
+                "of a mixture must have the same classes"
             )
     if len(labels) < 2:
         only = ", ".join(classes[label] for label in labels)
@@ -270,13 +274,13 @@ def _shared_classes(sources: Mapping[str, LabeledDataset]) -> list[str]:
 
 
 def on_place(network: N, settings: PretrainSettings, place: ComputeConfig) -> N:
-    """Return the network on the device, in the memory layout that the settings ask for."""
+    """Return the network on the device of ``place``, in the memory format of the settings."""
     layout = torch.channels_last if settings.machine.channels_last else torch.contiguous_format
     return network.to(place.device).to(memory_format=layout)
 
 
 def first_crops(images: RecipeImages, settings: PretrainSettings, count: int) -> Iterator[Tensor]:
-    """Yield the crops that training will see first, uint8 (3, size, size), at most one for each image.
+    """Yield the first crops of the training, uint8 (3, size, size), at most one for each image.
 
     Raises:
         UserError: no image can be read.
@@ -291,9 +295,9 @@ def first_crops(images: RecipeImages, settings: PretrainSettings, count: int) ->
 
 
 def load_held_out(images: RecipeImages, count: int, size: int) -> Batch:
-    """Return images to validate on, uint8 (N, 3, size, size), at most ``count``, and those that cannot be read.
+    """Return at most ``count`` images for validation, uint8 (N, 3, size, size), and those that cannot be read.
 
-    They are held-out ones or, if none of those can be read, training images.
+    These are the held-out images or, if none of those can be read, training images.
 
     Raises:
         UserError: no training image can be read either.

@@ -1,4 +1,4 @@
-"""The job that computes again the step at which a run's loss became NaN or infinite, and finds where that began."""
+"""The job that repeats the step at which a run's loss became NaN or infinite, and finds the module that caused it."""
 
 import json
 import math
@@ -29,10 +29,10 @@ from pretext.settings import settings_file
 
 @dataclass
 class ReplaySettings:
-    """How to compute a step again.
+    """Settings for computing a step again.
 
     Args:
-        machine: as in a pretraining; what it says there does not count here.
+        machine: as in a pretraining. The values from the run's settings are not used.
     """
 
     machine: MachineSettings = field(default_factory=MachineSettings)
@@ -69,14 +69,14 @@ class Replay:
 
 @explain_memory_shortage("lower machine.workers, or compute it where the run was trained")
 def replay(folder: Path, settings: ReplaySettings) -> Replay:
-    """Train from the checkpoint that was kept to the step that failed, and compute that one under observation.
+    """Train from the saved checkpoint to the step that failed, and check the output of every module in that step.
 
-    One process computes it, in the pieces in which several did. The result is also written to
+    One process computes it, with the micro-batches of all processes of the run. The result is also written to
     ``replay.json`` in the folder.
 
     Args:
         folder: ``RUN/nonfinite/STEP``, see ``pretext.engine.run``.
-        settings: how.
+        settings: see ``ReplaySettings``.
 
     Raises:
         UserError: there is nothing to replay, or the images are not those of the run.
@@ -88,7 +88,7 @@ def replay(folder: Path, settings: ReplaySettings) -> Replay:
     check_contract(folder, recipe, state)
     images = open_images(recipe)
     if not images.same_as(state["data"]):
-        raise UserError(f"{images.name}: these are no longer the images of the run; bring them back")
+        raise UserError(f"{images.name}: the images changed since the run; restore them")
     place = choose_compute(settings.machine.device, state["precision"], settings.machine.workers)
     network = on_place(build_network(recipe, state["color"].get("prior"), images.classes), recipe, place)
     training = replace(recipe.training, micro_batch=evidence["micro_batch"])
@@ -104,7 +104,7 @@ def replay(folder: Path, settings: ReplaySettings) -> Replay:
             trainer.step(batch.rgb, batch.labels)
             advance(1, "")
         largest = max(float(weight.detach().abs().max()) for weight in network.parameters())
-        losses = []  # each image's own, computed in the pieces of the step, without moving any statistics
+        losses = []  # the loss of each image, computed in the step's micro-batches, without updating any statistics
         inputs = (batch.rgb, batch.labels, *([trainer.numbers()] if isinstance(network, Colorizer) else []))
         network.eval()
         with torch.no_grad():
@@ -112,7 +112,7 @@ def replay(folder: Path, settings: ReplaySettings) -> Replay:
                 with autocast(place):
                     losses += network.image_losses(*(part.to(place.device) for part in piece)).tolist()
         network.train()
-        with _watched(network) as seen:
+        with _watch_outputs(network) as not_finite:
             loss, norm = trainer.step(batch.rgb, batch.labels, optimize=False)
         gradients = [
             name
@@ -121,7 +121,7 @@ def replay(folder: Path, settings: ReplaySettings) -> Replay:
         ]
         advance(1, "")
     bad = [key for key, value in zip(evidence["images"], losses, strict=True) if not math.isfinite(value)]
-    result = Replay(step, float(loss), float(norm), largest, bad, next(iter(seen), None), gradients)
+    result = Replay(step, float(loss), float(norm), largest, bad, next(iter(not_finite), None), gradients)
     # JSON has no nan.
     record = {name: str(value) if isinstance(value, float) else value for name, value in vars(result).items()}
     write_atomically(folder / "replay.json", json.dumps(record, indent=1).encode())
@@ -129,7 +129,7 @@ def replay(folder: Path, settings: ReplaySettings) -> Replay:
 
 
 @contextmanager
-def _watched(network: nn.Module) -> Iterator[list[str]]:
+def _watch_outputs(network: nn.Module) -> Iterator[list[str]]:
     """Yield a list that collects the names of modules whose output is not finite, in the order of computation."""
     names: list[str] = []
 

@@ -1,7 +1,7 @@
-"""Settings: dataclasses are the only list of them; YAML sets them, the command line overrides.
+"""Settings: dataclasses define them, YAML files set them, and the command line overrides them.
 
-jsonargparse does the work; this file turns its errors into one line that names the key, the file
-and the nearest right one.
+jsonargparse parses them. This module turns its errors into one line that names the file, the wrong setting and the
+most similar setting that exists.
 """
 
 import dataclasses
@@ -31,29 +31,31 @@ def settings_from(kind: type[S], values: Any, where: str) -> S:
 
     Args:
         kind: a dataclass whose fields all have defaults, possibly dataclasses themselves.
-        values: what ``to_plain`` returns, or part of it; the rest takes its default.
-        where: names the origin in a complaint.
+        values: the result of ``to_plain``, or part of it; missing settings have their defaults.
+        where: the origin of the values, for error messages.
 
     Raises:
         UserError: an unknown setting, or a value of the wrong type.
     """
     if not isinstance(values, dict):
-        raise UserError(f"{where}: holds no settings (a mapping of names to values)")
+        raise UserError(f"{where}: holds no settings; write a mapping of names to values")
     try:
         require_small(values)
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
         if dataclasses.is_dataclass(field.type) and not isinstance(values.get(field.name, {}), dict):
-            raise UserError(f"{where}: {field.name} is {values[field.name]!r}; it holds settings, one a line below it")
+            raise UserError(
+                f"{where}: {field.name} is {values[field.name]!r}; a group: write its settings below it, one per line"
+            )
     if empty := _empty(values):
         raise UserError(f"{where}: {empty} has no value; give it one, or leave it out for its default")
     parser = _parser_of_values(kind)  # type: ignore[arg-type]
     try:
-        return _built(parser.instantiate(parser.parse_object(values)), kind)
+        return _build(parser.instantiate(parser.parse_object(values)), kind)
     except ParserError as error:
         raise UserError(f"{where}: {_one_line(error, kind)}") from error
-    except (UserError, ValueError) as error:  # ValueError: of settings that know nothing of this package
+    except (UserError, ValueError) as error:  # ValueError: from settings of other packages
         raise UserError(f"{where}: {error}") from error
 
 
@@ -63,7 +65,7 @@ def settings_file(kind: type[S], path: Path) -> S:
 
 
 def to_plain(settings: Any) -> Any:
-    """Return settings as nested plain values (dicts, lists, strings, numbers), as YAML holds them."""
+    """Return settings as nested plain values (dicts, lists, strings, numbers), as in a YAML file."""
     if dataclasses.is_dataclass(settings):
         return {field.name: to_plain(getattr(settings, field.name)) for field in dataclasses.fields(settings)}
     if isinstance(settings, dict):
@@ -74,14 +76,14 @@ def to_plain(settings: Any) -> Any:
 
 
 class Positional(NamedTuple):
-    """A positional argument of a command, as argparse knows it: a path, if nothing else is said."""
+    """A positional argument of a command, as in argparse; by default a path."""
 
     name: str
     help: str
     nargs: str | None = None
     kind: type = Path
     recipe: bool = False
-    """Whether it is a file of settings, as after ``--config``."""
+    """Whether it is a file of settings, like the value of ``--config``."""
 
 
 def parse_command(
@@ -94,29 +96,29 @@ def parse_command(
 ) -> Parsed[S]:
     """Parse a command's positional arguments and settings.
 
-    ``--config FILE`` (or what ``file`` names) sets many settings; every setting is also an option, and wins over the
-    file. A list of words may be written with commas: ``--stages conv1,conv5``; ``--freeze-to`` is ``--freeze_to``,
-    and ``--color`` alone is ``--color true``.
+    ``--config FILE`` (or the option that ``file`` names) sets many settings. Every setting is also an option; options
+    override the file. A list of words may be written with commas: ``--stages conv1,conv5``. ``--freeze-to`` is the
+    same as ``--freeze_to``, and ``--color`` alone is the same as ``--color true``.
 
     Raises:
         UserError: an unknown option, a wrong type, a missing argument, an unreadable file.
         SystemExit: after ``--help``.
     """
     parser = _parser_of_words(program, about, kind, tuple(positionals), file)  # type: ignore[arg-type]
-    underscored = []  # an option has the name of its setting, whichever dash was typed
+    underscored = []  # an option may be typed with dashes instead of underscores
     for argument in arguments:
         name, equals, value = argument.partition("=")
         is_option = re.fullmatch(r"--[A-Za-z][\w.-]*", name)
         underscored.append(f"--{name[2:].replace('-', '_')}{equals}{value}" if is_option else argument)
-    # An option that asks for yes or no and has no answer means yes.
+    # A boolean option without a value is true.
     switches = {f"--{name}" for name in _names(kind, of=bool)}
     arguments = [
         f"{argument}=true" if argument in switches and following.lower() not in _ANSWERS else argument
         for argument, following in pairwise([*underscored, ""])
     ]
-    for part, path in _config_files(arguments, file, kind):  # first by itself, so that a complaint can name the file
+    for part, path in _config_files(arguments, file, kind):  # first alone, so that an error message can name the file
         changed = path.stat().st_mtime_ns if path.is_file() else 0
-        _require_right(part, path, changed)  # type: ignore[arg-type]
+        _check_file(part, path, changed)  # type: ignore[arg-type]
     for argument in arguments:
         try:
             require_small(argument.partition("=")[2] if argument.startswith("-") else argument)
@@ -129,28 +131,32 @@ def parse_command(
             for path in recipes:
                 settings_file(kind, path)
             arguments = [*(word for path in recipes for word in (file, str(path))), *arguments]
-        parsed = parser.instantiate(parser.parse_args(_config_first(_bracketed(kind, arguments), file)))
+        parsed = parser.instantiate(parser.parse_args(_config_first(_bracket_lists(kind, arguments), file)))
     except ParserError as error:
         raise UserError(f"{_one_line(error, kind)} (see {program} --help)") from error
-    return [parsed[positional.name] for positional in positionals], _built(parsed, kind)
+    return [parsed[positional.name] for positional in positionals], _build(parsed, kind)
 
 
-@cache  # a study parses hundreds of commands, and a parser takes as long to build as to use
+@cache  # a study parses hundreds of commands, and building a parser is as slow as using it
 def _parser_of_words(
     program: str, about: str, kind: type[Any], positionals: tuple[Positional, ...], file: str
 ) -> ArgumentParser:
     parser = ArgumentParser(prog=program, description=about, exit_on_error=False, allow_abbrev=False)
     for positional in positionals:
-        none: dict[str, Any] = {"default": []} if positional.nargs == "*" else {}  # else help calls them required
-        parser.add_argument(positional.name, type=positional.kind, help=positional.help, nargs=positional.nargs, **none)
+        empty: dict[str, Any] = (
+            {"default": []} if positional.nargs == "*" else {}
+        )  # else the help lists them as required
+        parser.add_argument(
+            positional.name, type=positional.kind, help=positional.help, nargs=positional.nargs, **empty
+        )
     if dataclasses.fields(kind):
-        parser.add_argument(file, action="config", help="a YAML file of settings; options win over it")
+        parser.add_argument(file, action="config", help="a YAML file of settings; options override it")
         parser.add_class_arguments(kind)
     return parser
 
 
 @cache
-def _require_right(kind: type[Any], path: Path, _changed: int) -> None:
+def _check_file(kind: type[Any], path: Path, _changed: int) -> None:
     settings_file(kind, path)
 
 
@@ -170,13 +176,13 @@ def _empty(values: dict[str, Any], prefix: str = "") -> str | None:
     return None
 
 
-def _built(parsed: Any, kind: type[S]) -> S:
+def _build(parsed: Any, kind: type[S]) -> S:
     names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
     return kind(**{name: parsed[name] for name in names})
 
 
 def _config_files(arguments: Sequence[str], file: str, kind: type[Any]) -> Iterator[tuple[type[Any], Path]]:
-    """Yield the files of settings among the arguments, each with its dataclass: all settings, or a group's."""
+    """Yield the files of settings among the arguments, each with its dataclass: that of all settings or of a group."""
     groups = {
         f"--{field.name}": field.type for field in dataclasses.fields(kind) if dataclasses.is_dataclass(field.type)
     }
@@ -192,18 +198,18 @@ def _config_files(arguments: Sequence[str], file: str, kind: type[Any]) -> Itera
 
 
 def _config_first(arguments: Sequence[str], file: str) -> list[str]:
-    """Return the arguments with every file of settings in front: in jsonargparse the last argument wins."""
+    """Return the arguments with all files of settings first: in jsonargparse the last argument wins."""
     front, rest = [], list(arguments)
     while file in rest[:-1]:
         at = rest.index(file)
         front += rest[at : at + 2]
         del rest[at : at + 2]
-    joined = [argument for argument in rest if argument.startswith(f"{file}=")]
-    return [*front, *joined, *(argument for argument in rest if argument not in joined)]
+    with_equals = [argument for argument in rest if argument.startswith(f"{file}=")]
+    return [*front, *with_equals, *(argument for argument in rest if argument not in with_equals)]
 
 
-def _bracketed(kind: type[Any], arguments: Sequence[str]) -> list[str]:
-    """Return the arguments with ``--classes person,car`` as the list that YAML calls ``[person, car]``."""
+def _bracket_lists(kind: type[Any], arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with ``--classes person,car`` written as a YAML list, ``[person, car]``."""
     lists = {f"--{field.name}" for field in dataclasses.fields(kind) if field.type == list[str]}
     bracketed: list[str] = []
     for before, argument in pairwise(["", *arguments]):
@@ -228,7 +234,7 @@ def _names(kind: type[Any], prefix: str = "", of: type | None = None) -> Iterato
 
 
 def _one_line(error: Exception, kind: type[Any]) -> str:
-    """Return jsonargparse's message on one line; for an unknown setting, with the nearest known one."""
+    """Return jsonargparse's message on one line; for an unknown setting, with the most similar one that exists."""
     text = " ".join(str(error).split())
     patterns = (
         r"Group '(?P<group>[^']+)' does not accept option '(?P<name>[^']+)'",
@@ -236,8 +242,8 @@ def _one_line(error: Exception, kind: type[Any]) -> str:
         r"unrecognized arguments: --(?P<name>[^\s=]+)",
     )
     for pattern in patterns:
-        if found := re.search(pattern, text):
-            name = ".".join(part for part in (found.groupdict().get("group"), found["name"]) if part)
+        if match := re.search(pattern, text):
+            name = ".".join(part for part in (match.groupdict().get("group"), match["name"]) if part)
             known = list(_names(kind))
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.5) or [
                 other for other in known if other.rpartition(".")[2] == name.rpartition(".")[2]

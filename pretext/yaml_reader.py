@@ -1,4 +1,4 @@
-"""The one reader of YAML: it runs no code, and a small file cannot become a large value."""
+"""The YAML reader: it runs no code, and a small file cannot become a large value."""
 
 import contextlib
 from collections.abc import Callable, Hashable, Iterable, Mapping
@@ -9,7 +9,7 @@ import yaml
 
 from pretext.errors import UserError
 
-_REPEATED = 100_000  # values that aliases may add to those that are written
+_REPEATED = 100_000  # values that aliases may add to the written ones
 _LEVELS = 64  # of values inside values
 _DIGITS = 400  # of a number; the largest double has 309
 _BYTES = 16 * 2**20  # of a file
@@ -18,30 +18,30 @@ _TOO_DEEP = f"values are nested in more than {_LEVELS} levels"
 
 
 def read_yaml(path: Path) -> Any:
-    """Return what a YAML file holds, as plain values; nothing in it is run.
+    """Return the content of a YAML file as plain values; no code in it is run.
 
     Raises:
-        UserError: it cannot be read, is no YAML in UTF-8, names a key twice, or is too large, see ``require_small``.
+        UserError: it cannot be read, is not YAML in UTF-8, has a key twice, or is too large, see ``require_small``.
     """
     try:
         if path.exists() and not path.is_file():
-            raise UserError(f"{path}: no file; give a YAML file of settings")
+            raise UserError(f"{path}: not a file; give a YAML file of settings")
         if (size := path.stat().st_size) > _BYTES:
-            raise UserError(f"{path}: {size:,} bytes; a YAML file of settings has at most {_BYTES:,}")
+            raise UserError(f"{path}: {size:,} bytes; a YAML file of settings may have at most {_BYTES:,}")
         return yaml.load(path.read_text(encoding="utf-8"), _Loader)  # a SafeLoader: it runs no code
     except OSError as error:
         raise UserError(f"{path}: cannot read the settings ({error.strerror})") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not in UTF-8, from byte {error.start:,} on; save it as UTF-8") from error
+        raise UserError(f"{path}: not UTF-8, from byte {error.start:,}; save it as UTF-8") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = _TOO_DEEP if isinstance(error, RecursionError) else " ".join(str(error).split())[:300]
-        raise UserError(f"{path}: no YAML ({reason})") from error
+        raise UserError(f"{path}: not valid YAML ({reason}); correct it") from error
 
 
 def require_small(value: Any) -> None:
-    """Refuse plain values that are, or would become, large: jsonargparse copies every place where a value stands.
+    """Raise an error for plain values that are, or would become, large: jsonargparse copies repeated values.
 
-    A text counts as what it is as YAML, which is how jsonargparse reads it; one that is no YAML is only a text.
+    A text counts as the YAML value in it, because jsonargparse reads it as YAML; other texts count as texts.
 
     Raises:
         UserError: a value contains itself, repeats more than 100,000 values, has more than 64 levels, or a number more
@@ -54,11 +54,11 @@ def require_small(value: Any) -> None:
 
 
 class _TooLarge(yaml.YAMLError):
-    """Values that nobody writes down, but aliases can say."""
+    """Values that are too large to write, but that aliases can express."""
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which a key that stands twice is an error: one of the two would be lost in silence."""
+    """YAML in which a duplicate key is an error: else one of the two values would be lost silently."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -66,17 +66,17 @@ class _Loader(yaml.SafeLoader):
 
     def get_single_node(self) -> yaml.Node | None:
         node: yaml.Node | None = super().get_single_node()
-        if node is not None:  # before values are made: a merge key copies what its aliases name
+        if node is not None:  # before values are made: a merge key copies the values of its aliases
             _require_few_repeated(node, _parts_of_node)
         return node
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        if id(node) not in self._flattened:  # what is merged in stands among the keys afterwards
+        if id(node) not in self._flattened:  # merged values are among the keys afterwards
             self._flattened.add(id(node))
             keys: set[Hashable] = set()
             for part, _ in node.value:
                 key = part.value if part.tag == _MERGE else self.construct_object(part, deep=True)
-                with contextlib.suppress(TypeError):  # a list, say, which no mapping takes
+                with contextlib.suppress(TypeError):  # such as a list, which cannot be a key
                     if key in keys:
                         raise yaml.YAMLError(f"{key} is set twice")
                     keys.add(key)
@@ -84,11 +84,11 @@ class _Loader(yaml.SafeLoader):
 
 
 def _require_few_repeated(value: Any, parts_of: Callable[[Any], Iterable[Any]]) -> None:
-    """Count the values that a value stands for; an alias, which is the same object again, counts wherever it stands.
+    """Count a value and all values in it. An alias (the same object again) counts each time it occurs.
 
     Args:
-        value: what to count.
-        parts_of: gives the values that one holds.
+        value: the value to count.
+        parts_of: returns the values inside a value.
 
     Raises:
         _TooLarge: see ``require_small``.
@@ -107,7 +107,7 @@ def _require_few_repeated(value: Any, parts_of: Callable[[Any], Iterable[Any]]) 
             return size
         written += 1
         parts = list(parts_of(value))
-        if not parts:  # Python itself shares numbers and words: they have no id of their own
+        if not parts:  # Python shares numbers and texts, so that their ids mean nothing
             return 1
         sizes[id(value)] = None
         size = 1 + sum(size_of(part, level + 1) for part in parts)
@@ -115,7 +115,7 @@ def _require_few_repeated(value: Any, parts_of: Callable[[Any], Iterable[Any]]) 
         return size
 
     if (repeated := size_of(value, 1) - written) > _REPEATED:
-        raise _TooLarge(f"its aliases repeat {repeated:,} values; at most {_REPEATED:,} are read")
+        raise _TooLarge(f"its aliases repeat {repeated:,} values; at most {_REPEATED:,} are allowed")
 
 
 def _parts_of_node(node: yaml.Node) -> Iterable[yaml.Node]:
@@ -124,7 +124,7 @@ def _parts_of_node(node: yaml.Node) -> Iterable[yaml.Node]:
     if isinstance(node, yaml.SequenceNode):
         return list(node.value)
     if node.tag.endswith((":int", ":float")) and len(node.value) > _DIGITS:
-        raise _TooLarge(f"a number of {len(node.value):,} digits; at most {_DIGITS} are read")
+        raise _TooLarge(f"a number of {len(node.value):,} digits; at most {_DIGITS} are allowed")
     return ()
 
 

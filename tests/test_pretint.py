@@ -121,9 +121,9 @@ def test_a_plan_takes_a_recipe_and_options(said: Pretint, tmp_path: Path, monkey
         "data: {source: bundled}\ncrop: {size: 16}\nobjective: {stride: 16}\ntraining: {steps: 30, warmup: 1}\n"
     )
     code, out, _ = said("plan", recipe, "--training.batch_size", 8, "--machine.workers", 0)
-    assert code == 0 and "seen, in 30 steps of 8" in out
+    assert code == 0 and "samples, in 30 steps of 8" in out
     code, out, _ = said("plan", "--training.batch_size=8", "--machine.workers=0", "--training.steps=40", recipe)
-    assert code == 0 and "seen, in 40 steps of 8" in out
+    assert code == 0 and "samples, in 40 steps of 8" in out
     assert sorted(tmp_path.iterdir()) == [recipe]
     recipe.write_text("crop: {sise: 16}\n")
     refused(said("plan", recipe), "small.yaml", "crop.sise", "crop.size")

@@ -1,6 +1,6 @@
-"""Backbones: networks that turn lightness into features. One file each, one contract for all.
+"""Backbones: networks that compute features from lightness. Each has its file; all have the same interface.
 
-A backbone is built by its name: one of ``BACKBONES``, which plugins add to, or any model that timm has.
+A backbone is built by its name: one of ``BACKBONES``, to which plugins can add, or any model of timm.
 """
 
 import inspect
@@ -44,9 +44,9 @@ BACKBONES: Registry[Callable[..., Backbone]] = Registry(
         "fusion": Fusion,
         "autoencoder": Autoencoder,
     },
-    taken=timm.is_model,
+    is_reserved=timm.is_model,
 )
-"""Backbones that are not timm's: name -> what builds it."""
+"""Backbones that are not from timm: name -> class or function that builds it."""
 
 
 def build_backbone(name: str, /, **arguments: Any) -> Backbone:
@@ -54,11 +54,11 @@ def build_backbone(name: str, /, **arguments: Any) -> Backbone:
 
     Args:
         name: a key of ``BACKBONES`` or the name of a timm model; "timm/NAME" is always timm's.
-        arguments: the backbone's own settings, such as ``geometry`` of "alexnet" or ``weights`` of a
+        arguments: the backbone's arguments, such as ``geometry`` of "alexnet" or ``weights`` of a
             timm model.
 
     Raises:
-        UserError: an unknown name, or an argument that the backbone does not take.
+        UserError: the name is unknown, or the backbone does not have an argument.
     """
     if name.startswith("timm/"):
         return TimmBackbone(name.removeprefix("timm/"), **arguments)

@@ -1,4 +1,4 @@
-"""Images in: where they come from (sources), how their bytes become pixels, and how they reach a training step."""
+"""Images: where they come from (sources), how they are decoded, and how they are batched for a training step."""
 
 import difflib
 import os
@@ -33,12 +33,12 @@ __all__ = [
 
 _BUILTIN = ("bundled", "torchvision", "hf", "voc", "list")
 
-DATASETS: Registry[Callable[[str, bool], ImageDataset]] = Registry("source", {}, taken=_BUILTIN.__contains__)
-"""Sources that plugins add: NAME of ``NAME:REST`` -> function of REST and of whether labels are needed."""
+DATASETS: Registry[Callable[[str, bool], ImageDataset]] = Registry("source", {}, is_reserved=_BUILTIN.__contains__)
+"""Sources that plugins add: for ``NAME:REST``, NAME -> a function of REST and of whether labels are needed."""
 
 
 def open_dataset(name: str) -> ImageDataset:
-    """Open the source that a user names.
+    """Open a source by its name.
 
     - ``bundled``, ``bundled:train``, ``bundled:test``: the built-in images; ``bundled`` alone is its train part.
     - ``torchvision:SET:PART:FOLDER``: see ``pretext.data.torchvision_sets``.
@@ -47,7 +47,7 @@ def open_dataset(name: str) -> ImageDataset:
     - ``list:FILE:FOLDER``: see ``pretext.data.list_file``.
     - ``NAME:REST`` of a plugin: see ``DATASETS``.
     - tar shards: a name that ends in ``.tar``, with braces or globs, or a folder that holds them and no images.
-    - any other name: a folder of images. Write ``./bundled``, ``./hf:...`` if its path begins like one of the above.
+    - any other name: a folder of images. If its path begins like one of the above, write ``./bundled``, ``./hf:...``.
 
     Raises:
         UserError: there is no such source, or no image in it.
@@ -63,16 +63,16 @@ def open_labeled(name: str) -> LabeledDataset:
     """
     source = _open(name, labeled=True)
     if not isinstance(source, LabeledDataset):  # of a plugin
-        raise UserError(f"{name}: has no labels (a LabeledDataset has classes and labels); name another source")
+        raise UserError(f"{name}: has no labels (a LabeledDataset has classes and labels); give another source")
     return source
 
 
 def _open(name: str, labeled: bool) -> ImageDataset:
-    """Open the first source that takes the name; a folder takes any."""
+    """Open the source of the first kind that the name fits; if none fits, a folder."""
     kind, colon, rest = name.partition(":")
     if kind == "bundled":
         if rest not in ("train", "test") and colon:
-            raise UserError(f"{name}: no such part; take bundled:train or bundled:test")
+            raise UserError(f"{name}: no such part; use bundled:train or bundled:test")
         return Bundled("test" if rest == "test" else "train")
     for opener in (open_torchvision, open_hugging_face, open_voc, open_list):
         source: ImageDataset | None = opener(name, labeled)
@@ -82,7 +82,7 @@ def _open(name: str, labeled: bool) -> ImageDataset:
         source = DATASETS[kind](rest, labeled)
         if not isinstance(source, ImageDataset):
             raise UserError(
-                f"{name}: what the plugin opens is no ImageDataset, which has __len__, read, key and digest"
+                f"{name}: the plugin returns no ImageDataset; it must return one, with __len__, read, key and digest"
             )
         return source
     if names_shards(name):

@@ -1,9 +1,9 @@
-"""Checkpoints: written completely or not at all, read without running any code in them, every byte checked first.
+"""Checkpoints: written completely or not at all; all bytes are checked before use, and no code in them is run.
 
-- A file of ``torch.save`` is a zip archive with a CRC-32 for every record, which torch does not compare. A compressed
-  record is refused unread: torch.save never compresses, so a small file could fill the memory.
-- A safetensors file of ours has a SHA-256 of its tensors and metadata in its metadata; files of others have none.
-- A published file may carry the first digits of its SHA-256 in its name: ``resnet18-f37072fd.pth``.
+- A file of ``torch.save`` is a zip archive with a CRC-32 for every record; torch itself does not check it. A file with
+  a compressed record is refused: torch.save never compresses, and a small compressed file could fill the memory.
+- A safetensors file of Pretint has a SHA-256 of its tensors and metadata in its metadata; files of others have none.
+- A published file may have the first digits of its SHA-256 in its name: ``resnet18-f37072fd.pth``.
 """
 
 import hashlib
@@ -30,20 +30,20 @@ FORMAT = "pretint checkpoint 2"
 DIGEST = "pretint_sha256"
 """The key of the digest in the metadata of a safetensors file."""
 _CHUNK = 2**20
-_IS_FOLDER = 0x10  # in a record's attributes, as DOS has them
+_IS_FOLDER = 0x10  # the DOS attribute of a folder
 _ZIP_START = b"PK\x03\x04"
 _END = struct.Struct("<4s8xIIH")  # the end record of a zip archive: its mark, size and offset of its list, a comment
 _LOCATOR = struct.Struct("<4s4xQ4x")  # where the end record of a large archive lies
 _LARGE_END = struct.Struct("<4s36xQQ")  # that record: its mark, size and offset of the list
-_NAMED_DIGEST = re.compile(r"-(?=\d*[a-f])([0-9a-f]{8,64})$")  # digits alone are a date
+_NAMED_DIGEST = re.compile(r"-(?=\d*[a-f])([0-9a-f]{8,64})$")  # if there are only digits, it is a date
 
 
 class DamagedFileError(UserError):
-    """A file whose bytes are not those that were written, or that hides more than its size."""
+    """A file whose bytes changed after it was written, or that would unpack to more than its size."""
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write ``state`` (tensors and plain values, nested) atomically, tensor by tensor: no copy of all is made."""
+    """Write ``state`` (nested tensors and plain values) atomically, without a copy of the tensors in memory."""
     with open_atomically(path, f"{_count_bytes(state) / 1e6:.1f} MB") as file:
         try:
             torch.save({"format": FORMAT, **state}, file)
@@ -61,7 +61,7 @@ def checkpoint_bytes(state: dict[str, Any]) -> memoryview:
 
 
 def _count_bytes(value: Any) -> int:
-    """How many bytes the tensors have in a state."""
+    """Return the size of all tensors in a state, in bytes."""
     if isinstance(value, Tensor):
         return value.nbytes
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
@@ -73,8 +73,8 @@ def save_portable(path: Path, state: dict[str, Any]) -> None:
 
     Args:
         path: must end in .safetensors, by which ``load_checkpoint`` knows it.
-        state: "model" holds tensors by name, kept under these names. Tensors of another group go by
-            "group.name"; all else must be plain values, which the file's metadata holds as JSON.
+        state: "model" holds tensors by name; they keep these names in the file. A tensor of another group is named
+            "group.name". All other values must be plain; the file's metadata holds them as JSON.
     """
     tensors, metadata = dict(state["model"]), {"format": FORMAT}
     for name, group in state.items():
@@ -89,11 +89,11 @@ def save_portable(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Load what ``save_checkpoint`` or ``save_portable`` wrote, on the CPU; every byte is checked before it is used.
+    """Load a file of ``save_checkpoint`` or ``save_portable`` to the CPU; all bytes are checked before use.
 
     Raises:
-        DamagedFileError: its bytes are not those that were written.
-        UserError: the file cannot be read, or is no checkpoint of ours.
+        DamagedFileError: the file's bytes changed after it was written.
+        UserError: the file cannot be read, or is not a checkpoint of Pretint.
     """
     try:
         check_content(path)
@@ -102,24 +102,24 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: cannot read the checkpoint ({error.strerror})") from error
     if path.suffix == ".safetensors":
         return _load_portable(path)
-    if not written_by_torch:  # torch would read older formats too, which have no checksums
-        raise UserError(
-            f"{path}: no checkpoint of Pretint, or a damaged one; name a run or one of its checkpoints/*.pt"
-        )
+    if not written_by_torch:  # torch also reads older formats, but they have no checksums
+        raise UserError(f"{path}: not a checkpoint of Pretint, or damaged; give a run or one of its checkpoints/*.pt")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a file that is no checkpoint: it is refused below, in our words
+            warnings.simplefilter(
+                "ignore"
+            )  # torch warns about a file that is not a checkpoint; the code below raises an error for it
             state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"{path}: cannot read the checkpoint ({error.strerror})") from error
-    except Exception as error:  # torch raises half a dozen kinds for a file that is not its own
+    except Exception as error:  # torch raises many types of error for a file in another format
         raise UserError(
-            f"{path}: no checkpoint of Pretint, or a damaged one; name a run or one of its checkpoints/*.pt"
+            f"{path}: not a checkpoint of Pretint, or damaged; give a run or one of its checkpoints/*.pt"
         ) from error
     if isinstance(state, dict):
         check_format(path, state.get("format"), FORMAT)
     if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise UserError(f"{path}: a PyTorch file, but no checkpoint of Pretint ({FORMAT!r} is missing)")
+        raise UserError(f"{path}: a PyTorch file, but not a checkpoint of Pretint (it has no {FORMAT!r})")
     return state
 
 
@@ -131,15 +131,15 @@ def _load_portable(path: Path) -> dict[str, Any]:
         check_format(path, metadata.get("format"), FORMAT)
         if metadata.pop("format", None) != FORMAT:
             raise UserError(
-                f"{path}: no checkpoint of Pretint ({FORMAT!r} is missing); pretint export writes them, and weights "
-                "for a timm model are given as backbone.weights"
+                f"{path}: not a checkpoint of Pretint (it has no {FORMAT!r}); pretint export writes such a file; "
+                "give weights for a timm model as backbone.weights"
             )
         metadata.pop(DIGEST, None)
         state: dict[str, Any] = {name: json.loads(value) for name, value in metadata.items()}
     except OSError as error:
         raise UserError(f"{path}: cannot read the checkpoint ({error.strerror or error})") from error
     except (SafetensorError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: no safetensors file, or a damaged one") from error
+        raise UserError(f"{path}: not a safetensors file, or damaged; copy it again") from error
     state["model"] = {}
     for name, tensor in tensors.items():
         group, _, key = name.partition(".")
@@ -151,34 +151,34 @@ def _load_portable(path: Path) -> dict[str, Any]:
 
 
 def is_zip(path: Path) -> bool:
-    """Whether torch would read the file as a zip archive. Raises OSError if it cannot be read."""
+    """Whether torch would read the file as a zip archive. Raises OSError if the file cannot be read."""
     with path.open("rb") as file:
         return file.read(len(_ZIP_START)) == _ZIP_START
 
 
 def check_zip(path: Path) -> None:
-    """Check that every record of a zip archive is stored as it is and has the bytes of its CRC-32.
+    """Check that no record of a zip archive is compressed and that every record matches its CRC-32.
 
-    Reads the file once, about 1.6 GB a second on one core, in little memory.
+    This reads the file once, at about 1.6 GB per second on one core, and needs little memory.
 
     Raises:
-        DamagedFileError: it is cut or damaged, or a record is compressed or larger than the file.
-        OSError: it cannot be read.
+        DamagedFileError: the file is truncated or damaged, or a record is compressed or larger than the file.
+        OSError: the file cannot be read.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             check_stored(path, archive)
             for record in archive.infolist():
-                if record.external_attr & _IS_FOLDER:  # torch then leaves the tensor's memory as it found it
+                if record.external_attr & _IS_FOLDER:  # torch would then leave the tensor uninitialized
                     raise zipfile.BadZipFile(f"{record.filename!r} is marked as a folder")
                 with archive.open(record) as content:
                     while content.read(_CHUNK):
                         pass
     except (OSError, UserError):
         raise
-    except Exception as error:  # damaged bytes make zipfile raise nearly anything
+    except Exception as error:  # zipfile raises many types of error for damaged bytes
         reason = " ".join(str(error).split())[:160] or type(error).__name__
-        raise DamagedFileError(f"{path}: damaged or cut ({reason}); copy or download it again") from error
+        raise DamagedFileError(f"{path}: damaged or cut short ({reason}); copy or download it again") from error
 
 
 def check_stored(path: Path, archive: zipfile.ZipFile) -> None:
@@ -188,13 +188,13 @@ def check_stored(path: Path, archive: zipfile.ZipFile) -> None:
         total += record.file_size
         if record.compress_type != zipfile.ZIP_STORED or record.compress_size != record.file_size or total > size:
             raise DamagedFileError(
-                f"{path}: its record {record.filename[:60]!r} is compressed or larger than the file, which no program "
-                "of ours or torch.save writes, and could fill the memory; if you trust its maker, load it and save it "
-                "again"
+                f"{path}: its record {record.filename[:60]!r} is compressed or larger than the file, and could fill "
+                "the memory; Pretint and torch.save never write such a record; if you trust the file, load it with "
+                "torch and save it again"
             )
     with path.open("rb") as file:
-        if _directory(file, size) != archive.start_dir:  # zipfile would repair it, other readers would not
-            raise DamagedFileError(f"{path}: damaged or cut (its list of records is misplaced); copy it again")
+        if _directory(file, size) != archive.start_dir:  # zipfile would repair it; other readers would not
+            raise DamagedFileError(f"{path}: damaged or cut short (its list of records is misplaced); copy it again")
 
 
 def _directory(file: IO[bytes], size: int) -> int:
@@ -220,11 +220,11 @@ def _read(file: IO[bytes], at: int, layout: struct.Struct) -> tuple[Any, ...]:
 
 
 def check_content(path: Path) -> None:
-    """Check a .safetensors file or a zip archive against the sums that it carries; other files have none.
+    """Check a .safetensors file or a zip archive against its checksums; other files have none.
 
     Raises:
-        DamagedFileError: it is not what was written.
-        OSError: it cannot be read.
+        DamagedFileError: the file's bytes changed after it was written.
+        OSError: the file cannot be read.
     """
     if path.suffix != ".safetensors":
         if is_zip(path):
@@ -236,28 +236,28 @@ def check_content(path: Path) -> None:
             expected = metadata.pop(DIGEST, None)
             if expected is None:
                 return
-            # One tensor at a time: all of them would take the memory twice.
+            # One tensor at a time, to save memory: the caller loads all of them again.
             names = sorted(file.keys())
             digest = safetensors_digest(((name, file.get_tensor(name)) for name in names), metadata)
     except SafetensorError:
-        return  # no such file: who reads it says so
+        return  # not a safetensors file: the caller reports it when it reads the file
     if digest != expected:
-        raise DamagedFileError(f"{path}: damaged (the SHA-256 of its tensors is another); export or copy it again")
+        raise DamagedFileError(f"{path}: damaged (the SHA-256 of its tensors differs); export or copy it again")
 
 
 def check_published(path: Path) -> None:
-    """Check weights that others published: as ``check_content``, and against the digest that a name may carry.
+    """Check published weights: as ``check_content``, and against the digest in the file's name, if it has one.
 
     Raises:
-        DamagedFileError: it is not what was written.
-        OSError: it cannot be read.
+        DamagedFileError: the file's bytes changed after it was written.
+        OSError: the file cannot be read.
     """
     if name_digest := _NAMED_DIGEST.search(path.stem):
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()[: len(name_digest[1])]
         if digest != name_digest[1]:
             raise DamagedFileError(
-                f"{path}: its name says that its SHA-256 begins with {name_digest[1]}, but it begins with {digest}; "
+                f"{path}: by its name, its SHA-256 should begin with {name_digest[1]}, but it begins with {digest}; "
                 "download it again, or rename it if the name means something else"
             )
     check_content(path)

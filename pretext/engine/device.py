@@ -1,4 +1,4 @@
-"""The device a job runs on, the precision it computes in, and the versions of what computes."""
+"""The device and the precision of a job, and the versions of the libraries that compute it."""
 
 import os
 import platform
@@ -24,7 +24,7 @@ class ComputeConfig(NamedTuple):
 
 
 def choose_compute(device: str, precision: Precision = "auto", workers: int = -1) -> ComputeConfig:
-    """Return the place that settings mean on this machine (see ``MachineSettings`` and ``TrainingSettings``).
+    """Resolve device, precision and workers on this machine (see ``MachineSettings`` and ``TrainingSettings``).
 
     Raises:
         UserError: there is no such device here.
@@ -35,7 +35,7 @@ def choose_compute(device: str, precision: Precision = "auto", workers: int = -1
     if picked.type == "cuda":
         if distributed.local_world_size() > 1 and device not in ("auto", "cuda", _own_gpu()):
             raise UserError(
-                f"machine.device is {device}, one GPU for {distributed.local_world_size()} processes; take cuda"
+                f"machine.device is {device}, one GPU for {distributed.local_world_size()} processes; set it to cuda"
             )
         torch.cuda.set_device(picked)
     cores = max(1, len(os.sched_getaffinity(0)) // distributed.local_world_size())
@@ -47,36 +47,36 @@ def choose_compute(device: str, precision: Precision = "auto", workers: int = -1
 
 
 def _own_gpu() -> str:
-    """Return this process's GPU: the only one that it sees, or the one of its number on the machine."""
+    """Return this process's GPU: the only visible one, or the one with its local rank."""
     visible, number = torch.cuda.device_count(), distributed.local_rank()
     if visible == 1:
         return "cuda:0"
     if number >= visible:
         raise UserError(
-            f"{distributed.local_world_size()} processes on this machine, but {visible} GPUs; start one for each GPU"
+            f"{distributed.local_world_size()} processes on this machine, but {visible} GPUs; start one process per GPU"
         )
     return f"cuda:{number}"
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device called ``name``; "auto" is the GPU if there is one.
+    """Return the device of a name; "auto" is the GPU if there is one.
 
     Raises:
-        UserError: there is no such device here.
+        UserError: this machine has no such device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        assert device.type in ("cpu", "cuda", "mps")  # the others, such as meta, do not compute
+        assert device.type in ("cpu", "cuda", "mps")  # others, such as meta, do not compute
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, ValueError) as error:
-        raise UserError(f"device {name}: there is none here; use auto, cpu or cuda") from error
+        raise UserError(f"device {name}: not available on this machine; use auto, cpu or cuda") from error
     return device
 
 
 def device_name(device: torch.device) -> str:
-    """Return the name of the GPU, or of the processor and the number of its cores, for records."""
+    """Return the name of the GPU, or the name of the processor and its number of cores, for records."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
@@ -85,7 +85,7 @@ def device_name(device: torch.device) -> str:
 
 
 def pick_precision(precision: Precision, device: torch.device) -> Literal["bf16", "fp32"]:
-    """Return the precision that "auto" stands for: bf16 where the device computes in it natively, else fp32."""
+    """Resolve the precision: "auto" is bf16 if the device supports it natively, else fp32."""
     if precision != "auto":
         return precision
     if device.type == "cuda":
@@ -102,7 +102,7 @@ def autocast(place: ComputeConfig) -> torch.autocast:
 
 
 def versions() -> dict[str, str]:
-    """Return versions by name: of Pretint, Python, the libraries that compute, and the decoder."""
+    """Return the versions of Pretint, Python, the libraries that compute, and the decoder, by name."""
     packages = ("pretint", "torch", "torchvision", "timm", "numpy", "scikit-image")
     return {
         **{name: version(name) for name in packages},

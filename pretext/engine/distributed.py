@@ -1,8 +1,8 @@
 """Several processes on one run: their ranks, and how they exchange values.
 
-The processes are started by torchrun, or by anything else that sets its variables (RANK, WORLD_SIZE,
-LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT). Without them there is one process, and every
-function here costs nothing.
+Start the processes with torchrun, or with another launcher that sets the same variables (RANK, WORLD_SIZE,
+LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT). Without them there is one process, and the functions
+here do nothing that costs time.
 """
 
 import os
@@ -20,26 +20,26 @@ from pretext.errors import RankGone, ReportedElsewhere, UserError
 T = TypeVar("T")
 
 # The first process may estimate a prior, initialize by k-means or compile while the others wait for it.
-_PATIENCE = timedelta(minutes=30)
+_TIMEOUT = timedelta(minutes=30)
 
 
 def rank() -> int:
-    """Return the number of this process among all."""
+    """Return the rank of this process among all processes."""
     return int(os.environ["RANK"]) if world_size() > 1 else 0
 
 
 def world_size() -> int:
-    """Return how many processes work on the run."""
+    """Return the number of processes of the run."""
     return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
 
 
 def local_rank() -> int:
-    """Return the number of this process among those on its machine."""
+    """Return the rank of this process among those on its machine."""
     return int(os.environ.get("LOCAL_RANK", "0")) if world_size() > 1 else 0
 
 
 def local_world_size() -> int:
-    """Return how many of the processes are on this machine."""
+    """Return the number of processes on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if world_size() > 1 else 1
 
 
@@ -50,22 +50,22 @@ def is_rank_zero() -> bool:
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Connect the processes while the context lasts; does nothing for one process.
+    """Connect the processes while the context lasts. With one process this does nothing.
 
-    Numbers on a GPU travel by NCCL, all else by gloo.
+    Tensors on a GPU are sent by NCCL, all others by gloo.
 
     Raises:
-        UserError: the processes do not find each other.
+        UserError: the processes cannot connect to each other.
     """
     if world_size() == 1:
         yield
         return
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=_TIMEOUT)
     except (RuntimeError, ValueError) as error:
         raise UserError(
             f"process {rank()} of {world_size()} cannot join the others at {os.environ.get('MASTER_ADDR')}:"
-            f"{os.environ.get('MASTER_PORT')} ({' '.join(str(error).split())[:200]})"
+            f"{os.environ.get('MASTER_PORT')} ({' '.join(str(error).split())[:200]}); check MASTER_ADDR and MASTER_PORT"
         ) from error
     try:
         yield
@@ -80,19 +80,19 @@ def broadcast_from_rank_zero(compute: Callable[[], T]) -> T:
     """Compute something on the first process, and return it on every process.
 
     Raises:
-        UserError: the first process met one; it says so, the others raise ``ReportedElsewhere``.
+        UserError: ``compute`` raised it on the first process. The other processes raise ``ReportedElsewhere``.
     """
     if world_size() == 1:
         return compute()
-    answer: list[tuple[T | None, UserError | None]] = [(None, None)]
+    outcome: list[tuple[T | None, UserError | None]] = [(None, None)]
     if is_rank_zero():
         try:
-            answer = [(compute(), None)]
+            outcome = [(compute(), None)]
         except UserError as error:
-            answer = [(None, error)]
+            outcome = [(None, error)]
     with translate_errors():
-        dist.broadcast_object_list(answer, src=0, device=torch.device("cpu"))
-    result, first_error = answer[0]
+        dist.broadcast_object_list(outcome, src=0, device=torch.device("cpu"))
+    result, first_error = outcome[0]
     if first_error is not None:
         raise first_error if is_rank_zero() else ReportedElsewhere(str(first_error))
     return result  # type: ignore[return-value]
@@ -103,9 +103,9 @@ def on_rank_zero(compute: Callable[[], T]) -> T | None:
 
     Raises as ``broadcast_from_rank_zero``.
     """
-    made: list[T] = []
-    broadcast_from_rank_zero(lambda: made.append(compute()))
-    return made[0] if made else None
+    results: list[T] = []
+    broadcast_from_rank_zero(lambda: results.append(compute()))
+    return results[0] if results else None
 
 
 def all_reduce_max(value: int) -> int:
@@ -139,10 +139,10 @@ def all_reduce_mean(values: Tensor) -> Tensor:
 
 @contextmanager
 def translate_errors() -> Iterator[None]:
-    """Turn errors because another process is gone into a message of one line, while the context lasts.
+    """Turn errors that the end of another process causes into a message of one line, while the context lasts.
 
     Raises:
-        RankGone: another process is gone.
+        RankGone: another process has ended.
     """
     try:
         yield
@@ -153,5 +153,5 @@ def translate_errors() -> Iterator[None]:
         raise RankGone(
             f"process {rank()} of {world_size()}: another process of this run is gone "
             f"({' '.join(message.split())[:160]}); "
-            "see its last message, and start all of them again: they go on from the newest checkpoint"
+            "read its last message, and start all processes again: they resume from the newest checkpoint"
         ) from error

@@ -1,4 +1,4 @@
-"""A run's journal: one JSON object a line, append-only, mirrored to TensorBoard."""
+"""A run's journal: one JSON object per line, append-only, mirrored to TensorBoard."""
 
 import json
 import math
@@ -24,12 +24,12 @@ Record = dict[str, Any]
 class Journal:
     """The records of a run, by step. There is a record of kind "step" for every training step.
 
-    Opened at step s, it first forgets what an interrupted run wrote beyond: those steps are
-    computed again, and the journal reads as if nothing had happened.
+    When it is opened at step s, it removes the records of later steps: an interrupted run wrote them, and the resumed
+    run computes these steps again.
 
     Args:
-        folder: of the run; the journal is ``journal.jsonl`` in it, the mirror ``tensorboard/``.
-        step: how many steps are done; None for a run that has no checkpoint: it begins anew.
+        folder: the run's folder; the journal is ``journal.jsonl`` in it, the mirror ``tensorboard/``.
+        step: number of steps done; None for a run without a checkpoint: its journal begins empty.
 
     Raises (every method): UserError, the disk is full.
     """
@@ -43,14 +43,14 @@ class Journal:
         with self._disk():
             mirror.mkdir(exist_ok=True)
             self._file = self.path.open("a", encoding="utf-8")
-            # Not SummaryWriter: it writes in a thread, where a full disk prints a traceback before its error is raised.
+            # Not SummaryWriter: it writes in a thread, and a full disk would print a traceback there.
             name = f"events.out.tfevents.{int(time.time()):010d}.{platform.node()}.{os.getpid()}.{step:08d}"
             self._events = RecordWriter((mirror / name).open("wb"))
         self._mirror(file_version="brain.Event:2")
-        self._mirror(step=step + 1, session_log=SessionLog(status=SessionLog.START))  # forgets what lies beyond
+        self._mirror(step=step + 1, session_log=SessionLog(status=SessionLog.START))  # TensorBoard ignores later steps
 
     def write(self, kind: str, step: int, **values: Any) -> None:
-        """Append one record; its floats go to TensorBoard as ``kind/name``, its lists do not."""
+        """Append one record. Its floats also go to TensorBoard as ``kind/name``; its lists do not."""
         with self._disk():
             self._file.write(_line({"kind": kind, "step": step, **values}))
         numbers = {f"{kind}/{name}": value for name, value in values.items() if isinstance(value, float)}
@@ -59,7 +59,7 @@ class Journal:
             self._mirror(step=step, summary=Summary(value=shown))
 
     def image(self, tag: str, step: int, png: bytes, width: int, height: int) -> None:
-        """Show an image, RGB, the bytes of a PNG file, in TensorBoard under ``tag``; the journal does not hold it."""
+        """Write an RGB image, the bytes of a PNG file, to TensorBoard under ``tag``, but not to the journal."""
         image = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=png)
         self._mirror(step=step, summary=Summary(value=[Summary.Value(tag=tag, image=image)]))
 
@@ -86,7 +86,9 @@ class Journal:
         try:
             yield
         except OSError as error:
-            raise UserError(f"{self.path}: cannot write ({error.strerror}); make room and call again") from error
+            raise UserError(
+                f"{self.path}: cannot write ({error.strerror}); free some disk space, then run it again"
+            ) from error
 
 
 class NullJournal(Journal):
@@ -142,7 +144,7 @@ def _records(path: Path) -> Iterator[Record]:
             for line in lines:
                 try:
                     record = json.loads(line)
-                except ValueError:  # cut by a kill or a full disk, or it is being written
+                except ValueError:  # truncated by a kill or a full disk, or another process is writing it
                     assert not line.endswith("\n"), path
                     return
                 yield record
@@ -155,7 +157,7 @@ def _line(record: Record) -> str:
 
 
 def _storable(value: Any) -> Any:
-    """Return a value with None for nan and infinity, which JSON has not, in lists too."""
+    """Return a value, or list of values, with None for nan and infinity: JSON has no such numbers."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return [_storable(part) for part in value] if isinstance(value, (list, tuple)) else value

@@ -1,4 +1,4 @@
-"""The one training loop, and what starts or resumes a run for it."""
+"""The training loop that every job shares, and the start and resumption of its run."""
 
 import signal
 import time
@@ -26,7 +26,7 @@ from pretext.files import write_png
 State = dict[str, Any]
 
 LOG_EVERY = 20
-"""Steps between two records of speed in the journal, at most."""
+"""The journal gets a record of the speed at least every so many steps."""
 
 
 @contextmanager
@@ -38,16 +38,16 @@ def resume_or_start(
     check: Callable[[Path, State], None],
     defaults: dict[str, Any] | None = None,
 ) -> Iterator[Trainer]:
-    """Lock a run's folder and yield the trainer, at the newest checkpoint if the run has one.
+    """Lock a run's folder and yield the trainer. If the run has a checkpoint, the newest one is loaded.
 
-    All processes call this; the first alone locks the folder and picks the checkpoint.
+    All processes call this. Only the first one locks the folder and picks the checkpoint.
 
     Args:
         run: the run's folder.
-        settings: of the run, plain values, see ``pretext.engine.run.lock_run``.
-        place: where to compute; a resumed run keeps the precision that it began with.
-        build: makes the trainer. It gets the state to resume from, or None to start, and does not load it.
-        check: refuses, by a ``UserError``, a checkpoint (its file and its state) that this run cannot resume from.
+        settings: the run's settings as plain values, see ``pretext.engine.run.lock_run``.
+        place: device, precision and workers; a resumed run keeps the precision that it began with.
+        build: makes the trainer. It gets the state to resume from, or None for a new run. It must not load the state.
+        check: gets a checkpoint's file and its state, and raises a ``UserError`` if this run cannot resume from it.
         defaults: see ``lock_run``.
 
     Raises:
@@ -74,7 +74,7 @@ class Validation:
     Args:
         run: the run's folder.
         trainer: its ``judged`` network is evaluated.
-        evaluate: returns, of that network in eval mode, the values of journal records by their kind
+        evaluate: gets that network in eval mode. It returns the values of journal records by their kind
             (such as "health"), and a contact sheet or None.
     """
 
@@ -112,28 +112,29 @@ def train(
 ) -> ExitStatus:
     """Train to the last step, and write the run's journal and checkpoints.
 
-    Step s trains on the samples s * batch_size and on, shared out among the processes in that order. All
-    processes run this; the first alone writes.
+    Step s trains on the samples from s * batch_size to (s + 1) * batch_size - 1. The processes share them in that
+    order. All processes run this; only the first one writes.
 
     Args:
-        run: its folder, locked by the caller.
-        trainer: the weights, the optimizer and the learning-rate schedule, at the step to go on from.
+        run: the run's folder, locked by the caller.
+        trainer: the weights, the optimizer and the learning-rate schedule, at the step to continue from.
         samples: the training images.
-        validate: called now and then, on the first process only, to journal how the network does.
-        stop_signal: says which signal of a machine has asked to stop, see ``catch_signals``; Ctrl-C is watched for
-            here.
-        facts: journaled at the start of every call, such as versions.
-        stored: what a checkpoint holds besides the trainer's state (settings, color contract).
+        validate: writes validation records to the journal; called every ``machine.evaluate_every`` steps, on the
+            first process only.
+        stop_signal: returns which signal from the machine has requested a stop, see ``catch_signals``. Ctrl-C is
+            handled here.
+        facts: values that are journaled at the start of every call, such as versions.
+        stored: values that a checkpoint holds besides the trainer's state (settings, color contract).
         skipped: key and reason of images that are known to be unreadable, for the journal.
         replayable: whether ``pretint replay`` can compute a step of such a run again.
-        title: of the progress, if not the folder's name.
+        title: the title of the progress bar; by default the folder's name.
 
     Returns:
-        How training ended; unless it is complete, a checkpoint was written.
+        How training ended. A training that was stopped has written a checkpoint.
 
     Raises:
-        UserError: the loss is no longer finite, the disk is full, no image can be read, another
-            process is gone.
+        UserError: the loss is no longer finite, the disk is full, no image can be read, or another
+            process has ended.
     """
     training, machine, is_first = trainer.training, trainer.machine, distributed.is_rank_zero()
     if trainer.done >= training.steps:
@@ -186,13 +187,13 @@ def train(
             if validation_due or checkpoint_due:
                 log.restart_clock()
             if stop != ExitStatus.COMPLETE and not is_last:
-                distributed.all_reduce_max(0)  # nobody leaves before all is saved: torchrun would end the others
+                distributed.all_reduce_max(0)  # wait until all is saved: torchrun ends the others when one exits
                 return stop
     return ExitStatus.COMPLETE
 
 
 class _TrainLog:
-    """The steps since the last log, on every process, and what the first process writes of them."""
+    """The steps since the last log, on every process. The first process writes them to the journal."""
 
     def __init__(
         self,
@@ -218,15 +219,15 @@ class _TrainLog:
         self._started, self._waited = time.perf_counter(), 0.0
 
     def time_loading(self, loader: Iterator[Batch]) -> Iterator[Batch]:
-        """Yield the loader's batches, and add up the time until each comes."""
+        """Yield the loader's batches, and add up the time spent waiting for them."""
         self.restart_clock()
         while True:
-            asked_at = time.perf_counter()
+            wait_start = time.perf_counter()
             try:
                 batch = next(loader)
             except StopIteration:
                 return
-            self._waited += time.perf_counter() - asked_at
+            self._waited += time.perf_counter() - wait_start
             yield batch
 
     def add_step(self, loss: Tensor, norm: Tensor, skipped: Sequence[tuple[str, str]]) -> None:
@@ -235,10 +236,10 @@ class _TrainLog:
         self._skipped += skipped
 
     def log_metrics(self) -> None:
-        """Journal the steps that were added, the mean loss over all processes, and show the progress.
+        """Journal the added steps, with the mean loss over all processes, and show the progress.
 
         Raises:
-            UserError: a loss or a gradient is not finite; the batch and the checkpoint before it are kept.
+            UserError: a loss or a gradient is not finite. The batch and the checkpoint before it are saved first.
         """
         step_now, training = self.trainer.done, self.trainer.training
         for key, reason in distributed.all_gather_objects(self._skipped):
@@ -251,15 +252,17 @@ class _TrainLog:
             if abs(loss) + norm < float("inf"):  # false of nan too
                 self.journal.write("step", step, loss=loss, lr=rate, gradient_norm=norm)
                 continue
-            message = f"{self.run}: the loss is {loss} and its gradient's norm {norm} at step {step}"
+            message = f"{self.run}: the loss is {loss} and the gradient norm is {norm} at step {step}"
             if not distributed.is_rank_zero():
                 raise ReportedElsewhere(message)
             evidence = write_evidence(self.run, step, loss, norm, training, self.samples, self.stored["settings"])
             where = (
-                f"see where it began: pretint replay {evidence}" if self.replayable else f"{evidence} has the images"
+                f"to see which module caused it, run pretint replay {evidence}"
+                if self.replayable
+                else f"the images are in {evidence}"
             )
             raise UserError(
-                f"{message}; {where}, and start a new run with a lower training.lr or training.precision fp32"
+                f"{message}; {where}; then start a new run with a lower training.lr or with training.precision fp32"
             )
         count = len(self._steps)
         seconds = max(time.perf_counter() - self._started, 1e-9)
@@ -274,5 +277,5 @@ class _TrainLog:
 
     def save_checkpoint(self) -> None:
         """Write a checkpoint."""
-        self.journal.flush()  # first: the journal is never behind a checkpoint
+        self.journal.flush()  # first: the journal must hold every step of a checkpoint
         write_checkpoint(self.run, {**self.trainer.state(), **self.stored})

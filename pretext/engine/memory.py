@@ -1,7 +1,7 @@
-"""Memory: how much a job takes and how much there is, what to tell when it runs out, and how to save it.
+"""Memory: how much a job uses, how much is available, the message when it runs out, and how to save it.
 
-``recompute_activations`` saves it (activation checkpointing): it computes the inner features of a deep network again
-instead of keeping them.
+``recompute_activations`` saves memory (activation checkpointing): it computes the inner features of a deep network
+again in the backward pass, and does not store them.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from pretext.errors import UserError
 
 Contexts = Callable[[], tuple[AbstractContextManager[None], AbstractContextManager[None]]]
-# In the texts of torch's CPU allocator, of CUDA's libraries, and of errors that a data worker hands over.
+# Parts of the messages of torch's CPU allocator, of CUDA's libraries, and of errors in data workers.
 _SHORTAGE = re.compile(
     r"can't allocate memory|not enough memory|out of memory|cannot allocate memory|bad_alloc|ALLOC_FAILED|MemoryError"
     r"|unable to (?:allocate|mmap)|shared memory",
@@ -42,19 +42,19 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory() -> int:
-    """Return the most memory that this process held resident, in bytes, with Python and torch."""
+    """Return the peak of this process's resident memory, Python and torch included, in bytes."""
     with contextlib.suppress(OSError):
         return _kilobytes(Path("/proc/self/status"), "VmHWM") * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def device_peak_memory(device: torch.device) -> int | None:
-    """Return the most memory that torch's tensors took on a GPU, in bytes; None on other devices."""
+    """Return the peak of the memory of torch's tensors on a GPU, in bytes; None on other devices."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
 
 def children_memory() -> int:
-    """Return the private memory of the processes that this one started, in bytes; 0 where it is unknown."""
+    """Return the private memory of the child processes of this one, in bytes; 0 if it is unknown."""
     total = 0
     for child in multiprocessing.active_children():
         rollup = Path(f"/proc/{child.pid}/smaps_rollup")
@@ -89,10 +89,10 @@ def is_memory_shortage(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def explain_memory_shortage(remedy: str) -> Iterator[None]:
-    """Turn an error of memory that ran out into a ``UserError``, in this context or a function that it decorates.
+    """Turn an out-of-memory error into a ``UserError``, as a context manager or as a decorator.
 
     Args:
-        remedy: what to change, such as "lower workers".
+        remedy: advice for the user, such as "lower workers".
 
     Raises:
         UserError: memory ran out.
@@ -106,7 +106,7 @@ def explain_memory_shortage(remedy: str) -> Iterator[None]:
 
 
 def describe_memory_shortage(error: BaseException) -> str:
-    """Return where memory ran out and how much more was needed, as far as the error says it."""
+    """Return where memory ran out and how much more was needed, as far as the error contains it."""
     text = str(error)
     where = ""
     if "DataLoader worker" in text:
@@ -129,27 +129,27 @@ def _kilobytes(path: Path, field: str) -> int:
 
 
 def recompute_activations(network: nn.Module) -> int:
-    """Keep only the input of each of a network's blocks, and compute the rest again for the gradient.
+    """Store only the input of each block of a network, and compute the other activations again for the gradient.
 
-    A block is an element of a sequence of modules that have parts of their own: a residual block, a
-    transformer block, a stage of the paper's nets. Results are the same to the bit: random numbers are
-    drawn again as they were, and batch norms count a batch once.
+    A block is an element of a sequence of modules that have submodules: a residual block, a transformer block, a
+    stage of the paper's networks. Results are identical to the bit: the same random numbers are drawn again, and
+    batch norms count a batch once.
 
     Args:
-        network: changed in place; its state dict stays as it is.
+        network: changed in place; its state dict does not change.
 
     Returns:
-        How many blocks there are.
+        The number of blocks.
     """
     block_list = list(blocks(network))
     for block in block_list:
-        block.forward = _Recomputed(block, block.forward)
+        block.forward = _CheckpointedForward(block, block.forward)
     return len(block_list)
 
 
 def blocks(module: nn.Module) -> Iterator[nn.Module]:
-    """Yield the elements of the innermost sequences, in order."""
-    # The children come one after another: by the module's type, or because most of them are sequences.
+    """Yield the elements of the innermost sequences of modules, in order."""
+    # The module is a sequence by its type, or if most of its children are sequences.
     children = list(module.children())
     sequences = sum(isinstance(child, nn.Sequential) for child in children)
     is_sequence = isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)) or (
@@ -163,21 +163,21 @@ def blocks(module: nn.Module) -> Iterator[nn.Module]:
             yield child
 
 
-class _Recomputed:
+class _CheckpointedForward:
     """The forward pass of a block, checkpointed."""
 
     def __init__(self, block: nn.Module, forward: Callable[..., Any]) -> None:
         self.forward = forward
         norms = [module for module in block.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
-        self.contexts: Contexts = lambda: (nullcontext(), _uncounted(norms))
+        self.contexts: Contexts = lambda: (nullcontext(), _freeze_statistics(norms))
 
     def __call__(self, *inputs: Any, **named_inputs: Any) -> Any:
         return checkpoint(self.forward, *inputs, use_reentrant=False, context_fn=self.contexts, **named_inputs)
 
 
 @contextmanager
-def _uncounted(norms: list[_BatchNorm]) -> Iterator[None]:
-    """Keep the norms' running statistics unchanged while the context lasts; they compute as always."""
+def _freeze_statistics(norms: list[_BatchNorm]) -> Iterator[None]:
+    """Freeze the running statistics of the norms while the context lasts; their outputs do not change."""
     before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]  # type: ignore[union-attr]
     for norm in norms:
         norm.momentum = 0.0

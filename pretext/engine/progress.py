@@ -1,4 +1,4 @@
-"""Progress of long work: a bar with rate and time left on a terminal, a line now and then elsewhere."""
+"""Progress of long work: a bar with rate and time left on a terminal, else a line every 30 seconds."""
 
 import contextlib
 import functools
@@ -19,7 +19,7 @@ from pretext.engine import distributed
 from pretext.escape import escape_controls
 
 Advance = Callable[[int, str], None]
-"""advance(how many more are done, a remark such as the loss)."""
+"""advance(number of items done since the last call, a remark such as the loss)."""
 
 _EVERY = 30.0  # seconds between lines where there is no terminal
 _WRITTEN_EVERY = 2.0  # seconds between two writes of $PRETINT_PROGRESS
@@ -29,18 +29,18 @@ _WRITTEN_EVERY = 2.0  # seconds between two writes of $PRETINT_PROGRESS
 def progress(title: str, total: int, unit: str, done: int | None = None, weight: int = 1) -> Iterator[Advance]:
     """Show the progress of ``total`` items.
 
-    With $PRETINT_PROGRESS, the name of a file, the first process also keeps the numbers there, see ``_Tally``.
+    If $PRETINT_PROGRESS is the name of a file, the first process also writes the numbers to it, see ``_Tally``.
 
     Args:
-        title: what is being done.
-        total: how many in all.
-        unit: of the rate, such as "images".
-        done: how many an earlier call did; they count for the bar, not for the rate. None for work that is
-            done anew by every call.
-        weight: how many units one thing is worth in the rate (a step: its batch).
+        title: the title of the bar.
+        total: the number of items.
+        unit: the unit of the rate, such as "images".
+        done: number of items that an earlier call did: they count for the bar, not for the rate. None for work that
+            every call does from the beginning.
+        weight: units per item in the rate (for a step: its batch size).
     """
     title = escape_controls(title)
-    console = Console(file=cast(IO[str], _Forgiving()))
+    console = Console(file=cast(IO[str], _SafeStandardError()))
     tally = _Tally(title, total, unit, done, weight)
     try:
         if console.is_terminal:
@@ -63,7 +63,7 @@ def progress(title: str, total: int, unit: str, done: int | None = None, weight:
         else:
             last_print = time.monotonic()
 
-            def speak(more: int, remark: str = "") -> None:
+            def print_line(more: int, remark: str = "") -> None:
                 nonlocal last_print
                 tally.add(more, remark)
                 now = time.monotonic()
@@ -72,7 +72,7 @@ def progress(title: str, total: int, unit: str, done: int | None = None, weight:
                     parts = [f"{title}: {tally.done}/{total}", tally.pace, escape_controls(remark)]
                     console.print(Text(", ".join(part for part in parts if part)), soft_wrap=True)
 
-            yield speak
+            yield print_line
     finally:
         tally.write()
 
@@ -80,10 +80,11 @@ def progress(title: str, total: int, unit: str, done: int | None = None, weight:
 class _Tally:
     """The numbers of one progress bar, and the file that shows them to other programs.
 
-    The file is JSON, replaced as a whole, so that it can be read at any moment: title, unit, total, done, rate
-    (units a second, or null), left (seconds, or null), remark, time (of this, as ``time.time``), and first: title,
-    total and done, as it began, of the first bar of this process whose work outlasts it. By that a restart is
-    known to have added nothing. It is written when a bar begins and ends, and between at most every two seconds.
+    The file is JSON and is replaced as a whole, so that it can be read at any moment. It holds title, unit, total,
+    done, rate (units per second, or null), left (seconds, or null), remark, time (when it was written, as
+    ``time.time``) and first: title, total and initial done of the process's first bar whose work can be resumed.
+    It shows whether a restart made any progress. The file is written when a bar begins and ends, and in between at
+    most every two seconds.
     """
 
     _first: ClassVar[dict[str, Any]] = {}
@@ -101,9 +102,9 @@ class _Tally:
 
     @property
     def rate(self) -> float | None:
-        """Units a second; None before the first are done."""
-        here, seconds = self.done - self._before, time.monotonic() - self._began
-        return here * self.weight / seconds if here and seconds > 0 else None
+        """Units per second; None before the first item is done."""
+        items, seconds = self.done - self._before, time.monotonic() - self._began
+        return items * self.weight / seconds if items and seconds > 0 else None
 
     @property
     def left(self) -> float | None:
@@ -113,7 +114,7 @@ class _Tally:
 
     @property
     def pace(self) -> str:
-        """Both, to be read."""
+        """The rate and the time left, as text."""
         rate, left = self.rate, self.left
         if rate is None or left is None:
             return ""
@@ -127,7 +128,7 @@ class _Tally:
             self.write()
 
     def write(self) -> None:
-        """Write the numbers to the file; that it cannot be written does no harm to the work."""
+        """Write the numbers to the file. If it cannot be written, the work continues."""
         self._written = time.monotonic()
         if self._file is None:
             return
@@ -142,14 +143,14 @@ class _Tally:
             "time": time.time(),
             "first": self._first,
         }
-        with contextlib.suppress(OSError, ValueError):  # ValueError: no name for a file
+        with contextlib.suppress(OSError, ValueError):  # ValueError: not a valid file name
             part = self._file.with_name(f".{self._file.name}.part")
             part.write_text(json.dumps(numbers))
             part.replace(self._file)
 
 
 def say(line: str) -> None:
-    """Print a line on standard error for the user; it stays one line, whatever names it holds."""
+    """Print a line on standard error for the user. Line breaks in names are escaped, so that it stays one line."""
     with contextlib.suppress(OSError):
         sys.stderr.write(f"{escape_controls(line)}\n")
         sys.stderr.flush()
@@ -162,8 +163,8 @@ def say_once(text: str) -> None:
         say(text)
 
 
-class _Forgiving:
-    """Standard error, which may be closed: then work goes on without output instead of failing."""
+class _SafeStandardError:
+    """Standard error, which may be closed: then work continues without output and does not fail."""
 
     def write(self, text: str) -> int:
         with contextlib.suppress(OSError):
@@ -179,7 +180,7 @@ class _Forgiving:
 
 
 def clock(seconds: float) -> str:
-    """Return a time as a clock shows it: 1:02:03, 2:03."""
+    """Format a time like a clock: 1:02:03, 2:03."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

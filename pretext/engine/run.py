@@ -1,11 +1,11 @@
-"""A run: a directory that holds everything a job wrote, and from which the job can be resumed.
+"""A run: a directory with everything that a job wrote. The job can be resumed from it.
 
 settings.yaml            all settings, resolved
-journal.jsonl            what happened, a record a line
+journal.jsonl            losses, validations and events, one record per line
 tensorboard/             the same as curves
 checkpoints/00001500.pt  the state after step 1500; the newest two are kept
 samples/00001500.png     held-out images: gray, colored, original
-nonfinite/00001500/      if the loss became NaN at step 1500: enough to compute that step again
+nonfinite/00001500/      if the loss became NaN at step 1500: the files to compute that step again
 """
 
 import functools
@@ -30,7 +30,7 @@ from pretext.yaml_reader import read_yaml
 
 _KEPT = 2
 _DAMAGED = ".damaged"
-_FREE = ("machine", "online", "places")  # groups of settings that change no weight
+_FREE = ("machine", "online", "places")  # groups of settings that do not change the weights
 _PLACE = "data.source"
 Settings = dict[str, Any]
 
@@ -40,29 +40,29 @@ def lock_run(folder: Path, settings: Settings, defaults: Settings | None = None)
     """Create a run or open it again, and lock it: no other process can write to it meanwhile.
 
     Args:
-        folder: the run's; made if it does not exist.
-        settings: nested, of plain values. All but the groups ``machine`` and ``online`` must be those the
-            run began with, once it has a checkpoint.
-        defaults: what the run had of settings that are newer than it.
+        folder: the run's folder; created if it does not exist.
+        settings: the settings as nested plain values. If the run has a checkpoint, they must be the settings that
+            the run began with, except for the groups ``machine`` and ``online``.
+        defaults: values of the settings that did not exist yet when the run began.
 
     Raises:
-        UserError: the folder is no run's, was begun with other settings, or is held by another process.
+        UserError: the folder is not a run, the run began with other settings, or another process uses it.
     """
     path = folder / "settings.yaml"
     if (
         folder.exists()
-        and not path.exists()  # an attempt to start a run may leave hidden files
+        and not path.exists()  # a failed start of a run may leave hidden files
         and not (folder.is_dir() and all(entry.name.startswith(".") for entry in folder.iterdir()))
     ):
-        raise UserError(f"{folder}: exists and is no run of Pretint; name a new folder for the run")
+        raise UserError(f"{folder}: exists, but is no run of Pretint; choose a new folder for the run")
     with lock_folder(folder, "working on this run"):
-        if path.exists() and newest_checkpoint(folder):  # before that nothing of the old settings is left to go on
+        if path.exists() and newest_checkpoint(folder):  # without a checkpoint nothing depends on the old settings
             different = _differences(_completed(run_settings(folder), defaults or {}), settings)
             if different:
                 more = f"; and {len(different) - 5} more" if len(different) > 5 else ""
                 raise UserError(
-                    f"{folder}: this run was begun with other settings ({'; '.join(different[:5])}{more}); "
-                    "repeat those to go on, or name a new folder"
+                    f"{folder}: this run began with other settings ({'; '.join(different[:5])}{more}); "
+                    "use those to resume it, or choose a new folder"
                 )
         write_atomically(path, yaml.safe_dump(settings, sort_keys=False).encode())
         yield
@@ -72,31 +72,31 @@ def run_settings(folder: Path, needed: Mapping[str, type | tuple[type, ...]] | N
     """Return the settings of a run.
 
     Args:
-        folder: the run's.
-        needed: what the caller reads of them: GROUP.NAME, and of what type (or types) it must be.
+        folder: the run's folder.
+        needed: the settings that the caller reads, by GROUP.NAME, with the type (or types) that each must have.
 
     Raises:
-        UserError: there is no run in ``folder``, or one of the needed settings is not there.
+        UserError: there is no run in ``folder``, or one of the needed settings is missing.
     """
     try:
         settings = read_yaml(folder / "settings.yaml")
     except UserError as error:
         raise UserError(
-            f"{folder}: no run there (no readable settings.yaml); start one with pretint pretrain"
+            f"{folder}: not a run (it has no readable settings.yaml); start one with pretint pretrain"
         ) from error
     if not isinstance(settings, dict):
-        raise UserError(f"{folder}: settings.yaml holds no settings; has the file been edited?")
+        raise UserError(f"{folder}: settings.yaml holds no settings; restore the file if it was edited")
     objective = settings.get("objective")
-    if "colour" in settings or (isinstance(objective, dict) and "prior_pictures" in objective):  # of a fine-tuning
+    if "colour" in settings or (isinstance(objective, dict) and "prior_pictures" in objective):  # a fine-tuning
         raise OldFormatError(
-            f"{folder}: a run of Pretint 0.1.0, whose settings and checkpoints this version cannot read; train it "
+            f"{folder}: a run of Pretint 0.1.0; this version cannot read its settings and checkpoints; train it "
             "again, or use 0.1.0"
         )
     for name, kind in (needed or {}).items():
         group, _, key = name.partition(".")
         values = settings.get(group)
         if not isinstance(values, dict) or not isinstance(values.get(key), kind):
-            raise UserError(f"{folder}: settings.yaml holds no {name}; has the file been edited?")
+            raise UserError(f"{folder}: settings.yaml holds no {name}; restore the file if it was edited")
     return settings
 
 
@@ -115,7 +115,7 @@ def newest_undamaged_checkpoint(folder: Path) -> Path | None:
     for path in sorted(_checkpoints(folder), reverse=True):
         try:
             damage = checkpoint_damage(path)
-        except FileNotFoundError:  # the run goes on, and has dropped it
+        except FileNotFoundError:  # the run is still training, and has removed it
             continue
         if not damage:
             for line in damages:
@@ -131,9 +131,10 @@ def newest_undamaged_checkpoint(folder: Path) -> Path | None:
 
 
 def checkpoint_to_resume(folder: Path) -> Path | None:
-    """Return as ``newest_undamaged_checkpoint``, and rename newer damaged ones; for the process that locked the run.
+    """Return the newest undamaged checkpoint, and rename newer damaged ones.
 
-    They end in .damaged then, and are removed when the run has a checkpoint of their step again.
+    Only the process that locked the run may call this. The renamed files end in .damaged. They are removed when the
+    run has written a checkpoint of their step again. Raises as ``newest_undamaged_checkpoint``.
     """
     undamaged = newest_undamaged_checkpoint(folder)
     for path in _checkpoints(folder):
@@ -143,10 +144,10 @@ def checkpoint_to_resume(folder: Path) -> Path | None:
 
 
 def find_checkpoint(path: Path) -> Path:
-    """Return the checkpoint that a user names: a checkpoint file, or the newest undamaged one of a run.
+    """Return the checkpoint for a path: the file itself, or the newest undamaged checkpoint of a run.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no checkpoint.
     """
     if path.is_file():
         return path
@@ -154,12 +155,12 @@ def find_checkpoint(path: Path) -> Path:
         raise UserError(f"{path}: no such run or checkpoint")
     checkpoint = newest_undamaged_checkpoint(path)
     if checkpoint is None:
-        raise UserError(f"{path}: no checkpoint there; train first: pretint pretrain {path} --data.source FOLDER")
+        raise UserError(f"{path}: has no checkpoint; train first: pretint pretrain {path} --data.source FOLDER")
     return checkpoint
 
 
 def write_checkpoint(folder: Path, state: dict[str, Any]) -> None:
-    """Write the checkpoint of a state, named after its ``step``, and remove all but the newest two."""
+    """Write a checkpoint with the name of the state's ``step``, and remove all but the newest two."""
     newest = folder / "checkpoints" / f"{state['step']:08d}.pt"
     save_checkpoint(newest, state)
     damaged = [path for path in newest.parent.glob(f"*{_DAMAGED}") if path.stem <= newest.stem]
@@ -168,10 +169,10 @@ def write_checkpoint(folder: Path, state: dict[str, Any]) -> None:
 
 
 def checkpoint_damage(path: Path) -> str:
-    """Return what is wrong with a checkpoint's bytes, or ""; a process reads a file again only if it changed.
+    """Return a message on the damage of a checkpoint's bytes, or "". A file is read again only if it changed.
 
     Raises:
-        FileNotFoundError: it is gone.
+        FileNotFoundError: the file no longer exists.
     """
     status = path.stat()
     return _damage(path, status.st_size, status.st_mtime_ns)
@@ -181,7 +182,7 @@ def checkpoint_damage(path: Path) -> str:
 def _damage(path: Path, size: int, changed: int) -> str:
     try:
         if not is_zip(path):
-            return f"{path}: damaged (it does not begin as a checkpoint does)"
+            return f"{path}: damaged (it does not begin like a checkpoint)"
         check_zip(path)
     except OSError as error:
         return f"{path}: cannot be read ({error.strerror})"
@@ -191,12 +192,12 @@ def _damage(path: Path, size: int, changed: int) -> str:
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    """Return the checkpoints that ``write_checkpoint`` wrote; copies of other names are neither used nor removed."""
+    """Return the checkpoints that ``write_checkpoint`` wrote; copies under other names are not used and not removed."""
     return [path for path in (folder / "checkpoints").glob("*.pt") if re.fullmatch(r"[0-9]{8,}\.pt", path.name)]
 
 
 def _completed(settings: Settings, defaults: Settings) -> Settings:
-    """Return the settings, with the defaults of those that are missing."""
+    """Return the settings; a missing one has its default."""
     both = {key: (settings.get(key), default) for key, default in defaults.items()}
     nested = {k: _completed(a, b) for k, (a, b) in both.items() if isinstance(a, dict) and isinstance(b, dict)}
     return {**defaults, **settings, **nested}
@@ -210,7 +211,7 @@ def _differences(old: Settings, new: Settings, prefix: str = "") -> list[str]:
         if isinstance(was, dict) and isinstance(now, dict):
             differences += _differences(was, now, f"{name}.")
         elif name == _PLACE and isinstance(was, str) and isinstance(now, str):
-            continue  # images may be moved; that they are the same ones is seen by their digest
+            continue  # images may move to another folder; their digest shows that they are the same
         elif was != now and name.partition(".")[0] not in _FREE:
             differences.append(f"{name} was {was}, is now {now}")
     return differences
@@ -224,8 +225,8 @@ def write_evidence(
 ) -> Path:
     """Write ``nonfinite/STEP`` in the run.
 
-    evidence.json    the step, its samples and their images, and how they were shared out
-    settings.yaml    the run's
+    evidence.json    the step, its samples and their images, and how the processes shared them
+    settings.yaml    the run's settings
     checkpoint.pt    the newest checkpoint before that step
 
     Returns:
@@ -258,13 +259,15 @@ def write_evidence(
 
 
 def read_evidence(folder: Path) -> Evidence:
-    """Read what ``write_evidence`` wrote.
+    """Read the evidence.json that ``write_evidence`` wrote.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such file.
     """
     try:
         evidence: Evidence = json.loads((folder / "evidence.json").read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"{folder}: nothing to replay (no readable evidence.json); name RUN/nonfinite/STEP") from error
+        raise UserError(
+            f"{folder}: nothing to replay (it has no readable evidence.json); give RUN/nonfinite/STEP"
+        ) from error
     return evidence

@@ -1,4 +1,4 @@
-"""The settings of a training: what is computed, and how."""
+"""The settings of a training and of the machine that computes it."""
 
 import math
 from dataclasses import dataclass, field
@@ -14,29 +14,29 @@ class TrainingSettings:
     """How a network is trained.
 
     Args:
-        steps: optimizer steps in all.
-        batch_size: images a step, over all processes.
-        micro_batch: images that a process computes at once, adding up the gradients of its share of the
-            batch; 0 takes the whole share at once. Batch norm's statistics are those of a micro-batch.
+        steps: number of optimizer steps.
+        batch_size: images per step, over all processes.
+        micro_batch: images that a process computes at once (gradient accumulation); 0 computes its whole share
+            of the batch at once. Batch norm uses the statistics of one micro-batch.
         optimizer: adam, adamw (weight decay decoupled) or sgd (with momentum).
         lr: peak learning rate.
         betas: adam's decay rates of the first and second moment; the first is sgd's momentum.
-        nesterov: of sgd: Nesterov's momentum; Caffe, and most publications that used it, had plain momentum.
+        nesterov: use Nesterov momentum with sgd. Caffe, and most papers that used Caffe, had plain momentum.
         weight_decay: L2 penalty added to the gradient, as Caffe does (adamw: decoupled). The loss is a
             mean over pixels, so the paper's 1e-3 on a sum over 44 x 44 pixels is about 5e-7 here.
-        decay_biases: decay also biases and the scales and shifts of norms.
-        bias_rate: the learning rate of those, as a multiple of lr.
+        decay_biases: apply weight decay also to biases and to the scales and shifts of norms.
+        bias_rate: the learning rate of biases, scales and shifts, as a multiple of lr.
         clip: largest norm of the gradient; 0 does not clip.
-        schedule: of the learning rate after the warm-up: cosine to 0, or multistep.
+        schedule: learning-rate schedule after the warm-up: cosine (to 0) or multistep.
         warmup: steps of linear warm-up.
-        milestones: after so many steps multistep multiplies the rate by decay_rate.
-        decay_rate: see milestones.
-        ema: decay of the exponential moving average of the weights, which is then validated and
-            transferred; it warms up, as timm's ModelEmaV3 does. 0: none.
-        batch_norm: statistics of every process's own images (local), or of all processes' (synchronized;
-            GPUs only). One process computes the same either way.
-        precision: bf16 runs the network in bfloat16 (weights and loss stay float32); auto takes it
-            where the device computes in it natively.
+        milestones: steps at which multistep multiplies the learning rate by decay_rate.
+        decay_rate: factor of the learning rate at each milestone.
+        ema: decay of the exponential moving average of the weights; 0 keeps none. If there is one, it is
+            validated and transferred. It warms up, as timm's ModelEmaV3 does.
+        batch_norm: statistics over the images of each process (local), or over those of all processes
+            (synchronized; GPUs only). With one process both are the same.
+        precision: bf16 runs the network in bfloat16 (weights and loss stay float32); auto uses bf16 if the
+            device supports it natively, else fp32.
     """
 
     steps: int = 10_000
@@ -66,18 +66,18 @@ class TrainingSettings:
             if not getattr(self, name) >= 0:
                 raise UserError(f"training.{name} is {getattr(self, name)}: it must not be negative")
         if self.batch_size > 2**20:
-            raise UserError(f"training.batch_size is {self.batch_size}: at most {2**20}")
+            raise UserError(f"training.batch_size is {self.batch_size}: it must be at most {2**20}")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise UserError(f"training.betas is {list(self.betas)}: both must lie in [0, 1)")
         if self.micro_batch and self.batch_size % self.micro_batch:
             raise UserError(f"training.micro_batch is {self.micro_batch}: it must divide batch_size, {self.batch_size}")
         if not 0 <= self.ema < 1:
-            raise UserError(f"training.ema is {self.ema}: a decay lies in [0, 1)")
+            raise UserError(f"training.ema is {self.ema}: it must lie in [0, 1)")
         if not 0 < self.decay_rate <= 1:
             raise UserError(f"training.decay_rate is {self.decay_rate}: it must lie in (0, 1]")
         if self.nesterov and self.optimizer == "sgd" and not self.betas[0]:
             raise UserError(
-                "training.nesterov needs momentum: set the first of training.betas above 0, or nesterov false"
+                "training.nesterov needs momentum: set the first of training.betas above 0, or nesterov to false"
             )
         if not all(math.isfinite(value) for value in (self.lr, self.weight_decay, self.clip)):
             raise UserError("training.lr, training.weight_decay and training.clip must be finite")
@@ -88,40 +88,40 @@ class TrainingSettings:
         if self.milestones != sorted(set(self.milestones)) or not all(0 < at < self.steps for at in self.milestones):
             raise UserError(f"training.milestones is {self.milestones}: give steps in order, each below {self.steps}")
         if (self.schedule == "multistep") != bool(self.milestones):
-            raise UserError("training.milestones go with training.schedule multistep, and only with it: give both")
+            raise UserError("training.milestones and training.schedule multistep need each other: set both, or neither")
 
     def share(self, processes: int) -> int:
-        """Return how many images of a batch each process takes.
+        """Return how many images of a batch each process computes.
 
         Raises:
-            UserError: it cannot be shared out evenly, in whole micro-batches.
+            UserError: the processes cannot share the batch evenly, in whole micro-batches.
         """
         share, rest = divmod(self.batch_size, processes)
         if rest or share % max(1, self.micro_batch):
             pieces = f", in micro-batches of {self.micro_batch}," if self.micro_batch else ""
             raise UserError(
                 f"training.batch_size is {self.batch_size}: {processes} processes cannot share it{pieces} evenly; "
-                "start another number of processes, or change the batch"
+                "start another number of processes, or change training.batch_size"
             )
         return share
 
 
 @dataclass
 class MachineSettings:
-    """What may change between two calls on a run without changing its result.
+    """Settings that may change when a run is resumed: they do not change its result.
 
     Args:
         device: auto (the GPU if there is one), cpu, cuda, cuda:1, ...
-        workers: processes that decode images; -1 takes 1 beside a CPU and up to 12 beside a GPU.
-        worker_start: how they are started: fork, spawn or forkserver, see Python's multiprocessing; default
-            takes Python's own. Forked workers start at once and share the list of images.
+        workers: processes that decode images; -1 starts 1 for a CPU and up to 12 for a GPU.
+        worker_start: how workers are started: fork, spawn, forkserver, or default (Python's default), see Python's
+            multiprocessing. Forked workers start at once and share the list of images.
         cache: MiB of decoded images that all workers together may keep in memory.
         checkpoint_every: steps between two checkpoints.
         evaluate_every: steps between two validations on held-out images.
-        compile: let torch.compile translate the step: minutes at the start, faster after it.
-        channels_last: keep images with their channels innermost, which suits most kernels.
-        checkpoint_activations: keep only what goes into each block of the network, and compute the rest
-            again for the gradient: less memory for more time.
+        compile: compile the step with torch.compile: the start takes minutes longer, then steps are faster.
+        channels_last: use the channels_last memory format, which is faster in most kernels.
+        checkpoint_activations: keep only the input of each block of the network, and compute the other
+            activations again in the backward pass (activation checkpointing): less memory, more time.
     """
 
     device: str = "auto"
@@ -139,6 +139,6 @@ class MachineSettings:
             if getattr(self, name) < 1:
                 raise UserError(f"machine.{name} is {getattr(self, name)}: it must be at least 1")
         if self.compile and self.checkpoint_activations:
-            raise UserError("machine.compile and machine.checkpoint_activations exclude each other: take one")
+            raise UserError("machine.compile and machine.checkpoint_activations cannot be used together: set only one")
         if not -1 <= self.workers <= 256 or self.cache < 0:
             raise UserError("machine.workers must lie in [-1, 256], and machine.cache must not be negative")

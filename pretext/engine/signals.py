@@ -1,4 +1,4 @@
-"""Signals that ask to stop: each sets a flag that the training loop reads at the end of a step."""
+"""Signals that request a stop: each sets a flag, and the training loop reads it at the end of a step."""
 
 import signal
 import threading
@@ -12,16 +12,16 @@ from pretext.engine.progress import say
 
 
 class ExitStatus(IntEnum):
-    """How work ended; the value is the command's exit code. If several signals came, the greatest counts."""
+    """How a command ended; the value is its exit code. If there were several signals, the greatest value counts."""
 
     COMPLETE = 0
     """The work is done."""
     PREEMPTED = 75
-    """USR2, a cluster's warning, asked to stop; the same call resumes. EX_TEMPFAIL of sysexits.h."""
+    """Stopped by USR2, a cluster's warning; the same command resumes. The code is EX_TEMPFAIL of sysexits.h."""
     INTERRUPTED = 130
-    """INT (Ctrl-C) asked to stop; the same call resumes."""
+    """Stopped by INT (Ctrl-C); the same command resumes."""
     TERMINATED = 143
-    """TERM asked to stop; the same call resumes, if the user calls it again."""
+    """Stopped by TERM; the same command resumes, if the user runs it again."""
 
 
 ENDINGS = {
@@ -29,25 +29,25 @@ ENDINGS = {
     signal.SIGINT: ExitStatus.INTERRUPTED,
     signal.SIGTERM: ExitStatus.TERMINATED,
 }
-"""The signals that ask to stop."""
+"""The exit status for each signal that requests a stop."""
 
 WARNINGS = (signal.SIGUSR2, signal.SIGTERM)
-"""Those that a machine sends, not a user at a keyboard."""
+"""Signals from a machine, not from a user at a keyboard."""
 
 
-_unheard: set[int] = set()  # signals that came between two contexts
+_pending: set[int] = set()  # signals that came between two contexts
 
 
 @contextmanager
 def catch_signals(*signals: signal.Signals) -> Iterator[Callable[[], ExitStatus]]:
-    """Let signals, while the context lasts, only set the ending that the yielded function returns.
+    """Catch signals while the context lasts, and yield a function that returns the exit status that they request.
 
-    A second INT acts at once, for a user who can't wait. The process that starts this one may have blocked a
-    signal, so that none is lost before a context begins: then a signal that came before counts now, and one that
-    comes after the context waits for the next context.
+    A second INT interrupts at once, for a user who cannot wait. The parent process may block a signal, so that none
+    is lost before a context begins. Then a signal from before the context counts in it, and a signal from after the
+    context counts in the next one.
 
     Args:
-        signals: of ``ENDINGS``; by default all.
+        signals: some of ``ENDINGS``; by default all.
     """
     ending = ExitStatus.COMPLETE
 
@@ -57,14 +57,14 @@ def catch_signals(*signals: signal.Signals) -> Iterator[Callable[[], ExitStatus]
             raise KeyboardInterrupt
         ending = max(ending, ENDINGS[signal.Signals(number)])
 
-    is_main_thread = threading.current_thread() is threading.main_thread()  # elsewhere Python lets nobody listen
+    is_main_thread = threading.current_thread() is threading.main_thread()  # Python allows handlers only there
     before = {number: signal.signal(number, set_ending) for number in signals or ENDINGS if is_main_thread}
     if is_main_thread:
-        # Not blocked again at the end: a thread started meanwhile would not have it blocked, and be killed by it.
+        # They stay unblocked: a thread that was started meanwhile does not block them, and would be killed.
         blocked = signal.pthread_sigmask(signal.SIG_UNBLOCK, before)
-        before |= dict.fromkeys(before.keys() & blocked, lambda number, frame: _unheard.add(number))
-    for number in _unheard & before.keys():
-        _unheard.discard(number)
+        before |= dict.fromkeys(before.keys() & blocked, lambda number, frame: _pending.add(number))
+    for number in _pending & before.keys():
+        _pending.discard(number)
         set_ending(number, None)
     try:
         yield lambda: ending
@@ -73,15 +73,15 @@ def catch_signals(*signals: signal.Signals) -> Iterator[Callable[[], ExitStatus]
             signal.signal(number, handler)
 
 
-def exit_with(ending: ExitStatus, kept: str = "") -> NoReturn:
-    """End the command with the exit code of ``ending``, and say what is kept, if any work was in progress.
+def exit_with(ending: ExitStatus, saved: str = "") -> NoReturn:
+    """End the command with the exit code of ``ending``, and print what is saved, if any work was in progress.
 
     Raises:
-        KeyboardInterrupt: it was Ctrl-C.
-        SystemExit: with the ending's code.
+        KeyboardInterrupt: Ctrl-C stopped the command.
+        SystemExit: with the code of ``ending``.
     """
-    if kept:
-        say(f"stopped; {kept}, and the same command goes on from there")
+    if saved:
+        say(f"stopped; {saved}; run the same command again to resume")
     if ending == ExitStatus.INTERRUPTED:
         raise KeyboardInterrupt
     raise SystemExit(int(ending))

@@ -24,17 +24,17 @@ from pretext.errors import UserError
 class Method(Protocol):
     """A module that computes its own loss.
 
-    It may have an attribute ``rates``: multiples of the learning rate, by what the names of its weights begin with;
-    and one ``numbered``: where that is true, ``loss`` is given the numbers of its samples in the run, (B,), int64, on
-    its device, as a third argument, and can draw from (seed, number) what does not depend on how samples are shared.
+    It may have two attributes. ``rates`` holds multiples of the learning rate by the prefix of the weights' names. If
+    ``numbered`` is true, ``loss`` gets a third argument: the numbers of its samples in the run, (B,), int64, on its
+    device. With random numbers drawn from (seed, number), its result is the same for any number of processes.
     """
 
     def loss(self, rgb: Tensor, labels: Any) -> Tensor:
-        """Return the mean loss over images, or over what counts in them, a scalar.
+        """Return the mean loss, a scalar: over images, or over the parts of images that count.
 
         Args:
             rgb: (B, 3, H, W), uint8, on the module's device.
-            labels: (B,), int64, likewise, -1 where images have none; or what else its examples have, see
+            labels: (B,), int64, on the same device, -1 for an image without a label; or targets of another kind, see
                 ``pretext.data.batches.Batch``.
         """
         ...
@@ -45,17 +45,17 @@ class Trainer:
 
     A step's result depends only on the state, the images and the number of steps done: random numbers are
     drawn from (seed, step, position in the batch). So one process and several compute the same, up to the
-    order in which floats are added; with batch norm or dropout only if the micro-batch has a fixed size.
+    order in which floats are added. With batch norm or dropout this holds only if the micro-batch has a fixed size.
 
     Args:
-        network: a module with a ``loss``, on the place's device; changed in place.
-        training: how it is trained.
-        machine: how it is computed.
-        place: where, at which precision.
-        seed: of the random numbers that steps draw.
+        network: a module with a ``loss``, on the device of ``place``; changed in place.
+        training: settings of the training.
+        machine: settings of the computation.
+        place: device and precision.
+        seed: seed of the random numbers that steps draw.
 
     Raises:
-        UserError: the batch cannot be divided as asked, or the device cannot do what is asked.
+        UserError: the processes cannot share the batch evenly, or the device does not support a setting.
     """
 
     def __init__(
@@ -66,7 +66,9 @@ class Trainer:
         self.done = 0
         if training.batch_norm == "synchronized" and distributed.world_size() > 1:
             if place.device.type != "cuda":
-                raise UserError("training.batch_norm is synchronized, which torch does on GPUs only; take local here")
+                raise UserError(
+                    "training.batch_norm is synchronized, which torch supports on GPUs only; set it to local"
+                )
             network = convert_sync_batchnorm(network)
         self.network = network
         self.optimizer, self.schedule = optimizer_and_schedule(network, training)
@@ -74,11 +76,11 @@ class Trainer:
         if machine.compile:
             loss = torch.compile(loss)  # type: ignore[assignment]
         if distributed.world_size() > 1:
-            # All processes begin with the first one's weights and average their gradients. Each keeps its own
-            # batch-norm statistics; those of the first are saved.
+            # All processes begin with the weights of the first one and average their gradients. Each has its own
+            # batch-norm statistics; a checkpoint holds those of the first.
             devices = [place.device] if place.device.type == "cuda" else None
             with distributed.translate_errors(), warnings.catch_warnings():
-                # torch 2.15 renames an argument, to one that 2.11 does not know
+                # torch 2.15 renames this argument; torch 2.11 does not know the new name
                 warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
                 loss = DistributedDataParallel(
                     loss, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
@@ -98,14 +100,14 @@ class Trainer:
 
         Args:
             rgb: (share, 3, H, W), uint8.
-            labels: (share,), int64, -1 where images have none; or of another kind, see ``Method``.
-            optimize: False leaves the weights as they are, and their gradients where they can be seen.
+            labels: (share,), int64, -1 for an image without a label; or targets of another kind, see ``Method``.
+            optimize: False does not change the weights, and keeps their gradients so that the caller can read them.
 
         Returns:
             This process's loss and the norm of the gradient (before clipping), scalars on the device.
 
         Raises:
-            UserError: the step cannot be computed, or another process is gone.
+            UserError: the step cannot be computed, or another process has ended.
         """
         assert len(rgb) == len(labels) == self.share, (len(rgb), len(labels), self.share)
         self.schedule.step_update(self.done)
@@ -119,7 +121,7 @@ class Trainer:
         for number, piece in enumerate(pieces):
             torch.manual_seed(mix(mix(self.seed, self.done), first + number * size))
             try:
-                # Gradients are exchanged once a step, with its last piece.
+                # The processes exchange gradients once a step, with the last micro-batch.
                 is_last = number + 1 == len(pieces)
                 with (
                     distributed.translate_errors(),
@@ -132,7 +134,7 @@ class Trainer:
                     loss.backward()
             except (RuntimeError, ValueError) as error:  # crops too small for the network, ...
                 if is_memory_shortage(error):
-                    raise  # what to lower depends on the job, which says it
+                    raise  # the job knows which setting to lower, and reports it
                 raise UserError(f"step {self.done + 1} cannot be computed: {' '.join(str(error).split())}") from error
             total += loss.detach()
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.training.clip or math.inf)
@@ -146,7 +148,7 @@ class Trainer:
         return total, norm
 
     def numbers(self) -> Tensor:
-        """Return the numbers, (share,), int64, of the run's samples that the next step trains on in this process."""
+        """Return the sample numbers, (share,), int64, of the next step in this process."""
         first = self.done * self.training.batch_size + distributed.rank() * self.share
         return torch.arange(first, first + self.share)
 
@@ -166,10 +168,10 @@ class Trainer:
         }
 
     def load(self, state: dict[str, Any], origin: object) -> None:
-        """Load a ``state``, to resume from it.
+        """Load a ``state`` to resume from.
 
         Raises:
-            UserError: it is not of this network; the message names ``origin``.
+            UserError: the state does not fit this network; the message names ``origin``.
         """
         try:
             self.network.load_state_dict(state["model"])
@@ -183,7 +185,7 @@ class Trainer:
 
 
 class _Loss(nn.Module):
-    """A network's loss as a forward pass, which is what DistributedDataParallel and compile take."""
+    """A module whose forward pass is the network's loss: DistributedDataParallel and torch.compile need one."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -208,7 +210,7 @@ def _to_device(values: Any, device: torch.device) -> Any:
 
 def optimizer_and_schedule(network: nn.Module, training: TrainingSettings) -> tuple[torch.optim.Optimizer, Scheduler]:
     """Return the optimizer, and its learning-rate schedule, a function of the step alone."""
-    # Biases and the scales and shifts of norms are vectors; decay and rate may spare or favor them.
+    # Vectors (biases, scales and shifts of norms) may have another weight decay and learning rate.
     rates: dict[str, float] = getattr(network, "rates", {})
     groups = []
     for multiple in dict.fromkeys((1.0, *rates.values())):

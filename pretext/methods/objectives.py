@@ -1,7 +1,7 @@
-"""Objectives: from a network's output and the true ab to a scalar, and from output to ab.
+"""Objectives: the loss of a network's output against the true ab, and the decoding of the output to ab.
 
-Three of them (paper section 2 and its ablations): classification over the color bins, rebalanced or
-plain, and regression, L2 or Huber's. Plugins add others to ``OBJECTIVES``.
+There are three (paper section 2 and its ablations): classification over the color bins, rebalanced or
+plain, and regression with an L2 or Huber loss. Plugins add others to ``OBJECTIVES``.
 """
 
 import difflib
@@ -22,7 +22,7 @@ from pretext.plugins import Registry
 from pretext.prior import rebalancing_weights
 
 AB_SCALE = 110.0
-"""A regression head emits ab divided by this, as in the released code."""
+"""The output of a regression head is ab divided by this, as in the released code."""
 
 
 @dataclass
@@ -30,24 +30,25 @@ class ObjectiveSettings:
     """What the network learns.
 
     Args:
-        name: rebalanced or plain classification over the color bins, or regression; or labels, the
-            supervised reference: the backbone learns the classes of a labeled data.source, and no color; or
-            a plugin's.
+        name: rebalanced or plain (classification over the color bins), regression, or the name of a plugin's
+            objective. labels is the supervised reference: the backbone learns the classes of a labeled data.source,
+            and no color.
         stride: input pixels per point of the color target.
-        bin_step: of a classification: Lab units between neighboring color bins, 5 to 40. 10 gives the paper's 313;
-            5 gives 1,083, 15 gives 159, 20 gives 101.
-        neighbors: K, the bins that share a pixel's color: 5 in the paper, 10 in its released code.
-        sigma: of the Gaussian that shares them out, Lab units. With another bin_step, half of that shares them out
-            in the same proportions, as 5 does at 10.
-        prior: "estimate" from the images that are trained on, or a .npy file with a number for each bin, such as the
-            published one of 313.
-        prior_images: how many images an estimate takes.
+        bin_step: Lab units between neighboring color bins of a classification, 5 to 40. 10 gives the paper's 313
+            bins; 5 gives 1,083, 15 gives 159, 20 gives 101.
+        neighbors: K, the number of nearest bins in the soft target of a pixel: 5 in the paper, 10 in its released code.
+        sigma: standard deviation of the Gaussian that weights these bins, in Lab units. For another bin_step, use
+            half of bin_step to get the same proportions (5 at bin_step 10).
+        prior: "estimate", from the training images; or a .npy file with a number for each bin, such as the
+            published one for 313 bins.
+        prior_images: the number of images for an estimate.
         uniform: lambda, the share of the uniform distribution in the rebalancing.
-        gray_threshold: a crop with no |a| or |b| above it has no loss.
-        bounded: of a regression: a tanh keeps |a| and |b| below 110.
-        huber: of a regression: Huber's loss, linear beyond so many Lab units; 0 is the squared distance (L2).
-        classes_weight: alpha, the weight of naming each image's class besides coloring it: a labeled data.source
-            and backbone fusion, whose authors take 1/300 (0.00333); 0 learns colors alone.
+        gray_threshold: a crop whose |a| and |b| are all below it has no loss.
+        bounded: for a regression: a tanh keeps |a| and |b| below 110.
+        huber: for a regression: use Huber's loss, which is linear above this distance in Lab units; 0 uses the
+            squared distance (L2).
+        classes_weight: alpha, the weight of the loss of predicting each image's class besides its colors. It needs a
+            labeled data.source and backbone fusion, whose authors use 1/300 (0.00333). 0 learns only colors.
     """
 
     name: str = "rebalanced"
@@ -86,38 +87,38 @@ class ObjectiveSettings:
         if self.bin_step != STEP and self.name in ("regression", "labels"):
             raise UserError(f"objective.bin_step is for a classification of colors; objective.name is {self.name}")
         if not 1 <= self.neighbors <= self.bins:
-            raise UserError(f"objective.neighbors is {self.neighbors}: from 1 to {self.bins} bins can share")
+            raise UserError(f"objective.neighbors is {self.neighbors}: it must lie in [1, {self.bins}]")
         if not self.sigma >= 0.1 or self.stride < 1 or self.prior_images < 1:
             raise UserError("objective.sigma must be at least 0.1, objective.stride and objective.prior_images 1")
         if not 0 <= self.uniform <= 1:
-            raise UserError(f"objective.uniform is {self.uniform}: a share lies between 0 and 1")
+            raise UserError(f"objective.uniform is {self.uniform}: it must lie in [0, 1]")
 
     @property
     def bins(self) -> int:
-        """Q, how many color bins there are."""
+        """Q, the number of color bins."""
         return len(bin_centers(self.bin_step))
 
     @property
     def gamut(self) -> Gamut:
-        """The color bins, and how the colors of pixels are shared out among them."""
+        """The color bins and their soft encoding."""
         return Gamut(self.neighbors, self.sigma, self.bin_step)
 
     @property
     def supervised(self) -> bool:
-        """Whether labels are learned, and not colors."""
+        """Whether the network learns labels and no colors."""
         return self.name == "labels"
 
     @property
     def labeled(self) -> bool:
-        """Whether images must come with labels: instead of colors, or besides them."""
+        """Whether the network learns labels, alone or besides colors."""
         return self.supervised or self.classes_weight > 0
 
 
 class Objective(nn.Module, ABC):
-    """What a color head is trained for."""
+    """The loss of a color head, and the decoding of its output."""
 
     channels: int
-    """How many channels the head must emit."""
+    """The number of output channels of the head."""
 
     def __init__(self, gray_threshold: float) -> None:
         super().__init__()
@@ -138,9 +139,9 @@ class Objective(nn.Module, ABC):
             output: (B, channels, h, w), of any float type; the loss is computed in float32 at least.
             ab: (B, 2, h, w), the true colors, unscaled.
 
-        An image in which no |a| or |b| exceeds ``gray_threshold`` counts with zero loss: it would only
-        teach that color is absent (the released code's mask, threshold 5; 0 lets every image count
-        that has any color at all).
+        An image in which no |a| or |b| exceeds ``gray_threshold`` has zero loss: a network would only learn to
+        predict gray from it. This is the mask of the released code, with threshold 5. With 0, every image with
+        any color counts.
         """
         losses = self.pixel_losses(output, ab)
         colored = ab.abs().flatten(1).amax(1) > self.gray_threshold
@@ -148,7 +149,7 @@ class Objective(nn.Module, ABC):
 
 
 class Classification(Objective):
-    """Cross-entropy against soft targets; each pixel counts by the weight of its nearest bin.
+    """Cross-entropy against soft targets; each pixel is weighted by the weight of its nearest bin.
 
     Args:
         gamut: the bins and their soft encoding.
@@ -176,13 +177,13 @@ class Classification(Objective):
 class Regression(Objective):
     """Half the squared Euclidean distance to the true ab, both divided by 110 (paper equation 1).
 
-    Or Huber's loss, the sum of a's and b's: with ``huber`` d, half the square of an error e below d, and
-    d (|e| - d / 2) of a larger one. An infinite d would give the same as none.
+    With ``huber`` d it is Huber's loss, the sum of those for a and b: half the square of an error e below d,
+    and d (|e| - d / 2) for a larger one.
 
     Args:
         bounded: a tanh after the head keeps |a| and |b| below 110, as in the siggraph17 net.
-        huber: d, in Lab units; 0: the squared distance. Zhang et al. 2017 have 1, as does their training code
-            (1 / 110 of what is scaled), which however divides the loss by it and by default takes L1.
+        huber: d, in Lab units; 0: the squared distance. Zhang et al. 2017 use 1. So does their training code (1 / 110
+            of scaled values), but it divides the loss by d, and uses L1 by default.
     """
 
     channels = 2
@@ -217,19 +218,19 @@ OBJECTIVES: Registry[Callable[["ObjectiveSettings", Tensor], Objective]] = Regis
         "plain": lambda settings, prior: Classification(settings.gamut, None, settings.gray_threshold),
         "regression": lambda settings, prior: Regression(settings.gray_threshold, settings.bounded, settings.huber),
     },
-    taken="labels".__eq__,
+    is_reserved="labels".__eq__,
 )
-"""Name -> what builds it from the settings and the prior, (Q,), float64, which a checkpoint keeps too."""
+"""Name -> a function that builds it from the settings and the prior, (Q,), float64; a checkpoint stores the prior."""
 
 
 def soft_cross_entropy(logits: Tensor, target: SoftTarget) -> Tensor:
     """Return the cross-entropy of sparse soft targets, per pixel: log-sum-exp minus the K weighted logits.
 
-    The same number and gradient as against the dense (B, Q, h, w) target, which is never built.
+    Value and gradient are those for the dense (B, Q, h, w) target, but this target is never built.
 
     Args:
         logits: (B, Q, h, w).
-        target: of the same B, h, w; its weights add up to 1.
+        target: soft target with the same B, h, w; its weights add up to 1.
 
     Returns:
         (B, h, w), in nats, float32 (float64 for float64 logits).
@@ -239,7 +240,7 @@ def soft_cross_entropy(logits: Tensor, target: SoftTarget) -> Tensor:
 
 
 class _SoftCrossEntropy(torch.autograd.Function):
-    """By hand because autograd would make three tensors of the logits' size; this makes one."""
+    """The gradient by hand: autograd would make three tensors of the logits' size; this makes one."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, bins: Tensor, weights: Tensor) -> Tensor:

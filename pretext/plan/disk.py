@@ -1,4 +1,4 @@
-"""Disk space that a pretraining will need, computed before it starts: nothing is trained, no speed is measured."""
+"""The disk space that a pretraining will need, computed before it starts, without training or measuring."""
 
 import dataclasses
 import math
@@ -27,36 +27,36 @@ from pretext.recipe import PretrainSettings, build_network, load_held_out, open_
 from pretext.settings import to_plain
 
 KEPT = 2
-"""Checkpoints of a finished run; a moment before the older one goes, there is one more."""
+"""Checkpoints of a finished run. For a moment there is one more: a new one is written before an old one is removed."""
 
-_LOOKED_AT = 32
-_LARGE = 2**16  # bytes: larger tensors are counted, not written
-_FEW = 16  # elements, in place of a larger tensor's
-_LINE, _EVENT, _BIN = 130, 100, 10  # bytes, about: of a record in the journal and in TensorBoard's file; of a number
+_VALIDATED = 32  # images
+_LARGE = 2**16  # bytes: the size of larger tensors is computed; they are not written
+_FEW = 16  # elements that replace a larger tensor
+_LINE, _EVENT, _BIN = 130, 100, 10  # bytes, about: a record in the journal, a record in TensorBoard's file, a number
 
 
 @dataclass(frozen=True)
 class DiskUsage:
-    """The size of what a job writes, in bytes; a file system may round each file up to whole blocks."""
+    """The size of the files that a job writes, in bytes; a file system may round each file up to whole blocks."""
 
     lasting: int
-    """When the job is complete."""
+    """The size when the job is complete."""
     passing: int
-    """Beyond that at the peak: what is written before something older goes."""
+    """The additional size at the peak: a new file is written before an old one is removed."""
     parts: tuple[tuple[str, int], ...]
-    """What it consists of, by name; they add up to both together."""
+    """Names and sizes of the parts; they add up to ``lasting`` + ``passing``."""
     notes: tuple[str, ...] = ()
-    """What is not in these numbers, or what they depend on."""
+    """Remarks: which files are not included, and what the numbers depend on."""
 
 
 def pretrain_disk(settings: PretrainSettings) -> DiskUsage:
-    """Compute what ``pretrain`` will write into a new run.
+    """Compute the disk space that ``pretrain`` will need for a new run.
 
-    The images are opened and the network is built, on the CPU, at random weights; no step is computed. Checkpoints
-    are exact but for some bytes; a sheet of samples is drawn with the colors of another, small, network.
+    This opens the images and builds the network with random weights on the CPU, but computes no step. The sizes of
+    checkpoints are exact to some bytes. The size of a sample sheet is that of a small network's sheet.
 
     Raises:
-        UserError: what ``pretrain`` would say of the images or the network.
+        UserError: ``pretrain`` would raise it for these images or this network.
     """
     place, training = ComputeConfig(torch.device("cpu"), "fp32", 0), settings.training
     images = open_images(settings)
@@ -65,24 +65,28 @@ def pretrain_disk(settings: PretrainSettings) -> DiskUsage:
     extra = checkpoint_extra(images, settings, prior, place.precision)
     first, later = (checkpoint_size(network, training, extra, begun) for begun in (False, True))
     views, *_ = load_held_out(
-        images, min(_LOOKED_AT, settings.data.holdout), network.backbone.fit_size(settings.view_size)
+        images, min(_VALIDATED, settings.data.holdout), network.backbone.fit_size(settings.view_size)
     )
-    plainer = dataclasses.replace(settings.objective, classes_weight=0.0)
-    other = dataclasses.replace(settings, backbone=BackboneSettings("tiny"), objective=plainer, hints=HintSettings())
-    small = build_network(other, prior, images.classes).eval()
+    objective = dataclasses.replace(settings.objective, classes_weight=0.0)
+    small_settings = dataclasses.replace(
+        settings, backbone=BackboneSettings("tiny"), objective=objective, hints=HintSettings()
+    )
+    small = build_network(small_settings, prior, images.classes).eval()
     sheet = sheet_size(small, views, place)
-    noted, mirrored = estimate_records(training, settings.machine, 0 if images.classes else settings.objective.bins)
-    looks = count_validations(training, settings.machine)
+    journal_size, events_size = estimate_records(
+        training, settings.machine, 0 if images.classes else settings.objective.bins
+    )
+    validations = count_validations(training, settings.machine)
     settings_size = len(yaml.safe_dump(to_plain(settings), sort_keys=False).encode())
     checkpoints, passing = checkpoint_parts(first, later, count_checkpoints(training, settings.machine))
-    samples = (("samples", looks * sheet),) if sheet else ()
-    mirror = "TensorBoard, samples once more" if sheet else "TensorBoard"
-    written = (("journal and settings", noted + settings_size), (mirror, mirrored + looks * sheet))
-    notes = ["A run that is stopped and goes on writes some kB more for each time."]
+    samples = (("samples", validations * sheet),) if sheet else ()
+    mirror = "TensorBoard, with a copy of the samples" if sheet else "TensorBoard"
+    written = (("journal and settings", journal_size + settings_size), (mirror, events_size + validations * sheet))
+    notes = ["Each time a run is stopped and resumed, it writes some kB more."]
     if settings.online.source:
-        notes.append("Left out: the online probe's records, which are small.")
+        notes.append("Not included: the records of the online probe, which are small.")
     if sheet:
-        notes.append("Sheets of samples are as large as a small network's: by a third more or less.")
+        notes.append("The size of sample sheets is estimated with a small network and may be wrong by a third.")
     parts = (*checkpoints, *samples, *written)
     lasting = sum(count for _, count in parts) - passing
     return DiskUsage(lasting, passing, parts, tuple(notes))
@@ -102,31 +106,31 @@ def checkpoint_parts(first: int, later: int, saves: int) -> tuple[tuple[tuple[st
     """Return the checkpoints as parts of a ``DiskUsage``, and how much of them is passing.
 
     Args:
-        first: bytes of that before the first step.
-        later: of each other.
-        saves: how many are written, of a run that nobody stops.
+        first: size of the checkpoint before the first step, in bytes.
+        later: size of each later checkpoint, in bytes.
+        saves: number of checkpoints that an uninterrupted run writes.
     """
     size_text = f"{later / 1e6:,.1f} MB"
     if saves == KEPT:
         parts = ((f"a checkpoint of {size_text}, and one before the first step", first + later),)
     else:
         parts = ((f"two checkpoints of {size_text}", KEPT * later),)
-    # Also where only two are due: whoever is stopped in between saves once more.
-    return (*parts, ("for moments one more", later)), later
+    # Also if only two are due: a run that is stopped in between writes one more.
+    return (*parts, ("one more for a moment, while it is written", later)), later
 
 
 def checkpoint_size(network: nn.Module, training: TrainingSettings, besides: dict[str, Any], begun: bool) -> int:
     """Return the size of a checkpoint file of a network in training, in bytes.
 
     Args:
-        network: of any weights, also of the meta device.
-        training: how it is trained.
-        besides: what the file holds besides the trainer's state.
-        begun: whether a step was done, before which optimizers have no state.
+        network: the network, with any weights, also on the meta device.
+        training: settings of its training.
+        besides: the values in the file besides the trainer's state.
+        begun: whether a step was done; before the first step optimizers have no state.
     """
     optimizer, _ = optimizer_and_schedule(network, training)
     if begun:
-        # A step of a tiny weight shows what the optimizer keeps for each, and whether that has the weight's shape.
+        # A step with a tiny weight shows the optimizer's state per weight, and which of it has the weight's shape.
         tiny = nn.Parameter(torch.zeros(2, 3))
         tiny_optimizer, _ = optimizer_and_schedule(nn.ParameterList([tiny]), training)
         tiny.grad = torch.zeros_like(tiny)
@@ -139,40 +143,40 @@ def checkpoint_size(network: nn.Module, training: TrainingSettings, besides: dic
         for group in optimizer.param_groups:
             for weight in group["params"]:
                 optimizer.state[weight] = {
-                    name: torch.empty_like(weight, device="meta") if alike else torch.zeros(())
-                    for name, alike in has_shape.items()
+                    name: torch.empty_like(weight, device="meta") if is_same else torch.zeros(())
+                    for name, is_same in has_shape.items()
                 }
     model = network.state_dict()
-    average = {"average": {name: torch.empty_like(one, device="meta") for name, one in model.items()}}
+    average = {"average": {name: torch.empty_like(tensor, device="meta") for name, tensor in model.items()}}
     state = {"step": training.steps, "model": model, "optimizer": optimizer.state_dict(), **besides}
     return file_size({**state, **(average if training.ema else {})})
 
 
 def file_size(state: dict[str, Any]) -> int:
-    """Return the size of a state's checkpoint file, in bytes: large tensors are counted, only the rest is written.
+    """Return the size of a state's checkpoint file, in bytes. Large tensors are replaced by small ones for this.
 
-    Tensors of the meta device will do. Tensors that share their memory count once, as in the file.
+    Tensors may be on the meta device. Tensors that share their memory count once, as in the file.
     """
     counted: dict[int, tuple[Tensor, int]] = {}
 
-    def smaller(value: Any) -> Any:
+    def shrink(value: Any) -> Any:
         if isinstance(value, dict):
-            return {name: smaller(part) for name, part in value.items()}
+            return {name: shrink(part) for name, part in value.items()}
         if isinstance(value, (list, tuple)):
-            return type(value)(map(smaller, value))
+            return type(value)(map(shrink, value))
         if not isinstance(value, Tensor):
             return value
         storage = value.untyped_storage()
         size = storage.nbytes()
         if not value.is_meta and size <= _LARGE:
             return value
-        key = storage._cdata  # of meta tensors too, which have no address
+        key = storage._cdata  # meta tensors have one too, but no address
         if key not in counted:
             stand_in = torch.zeros(min(_FEW, value.numel()), dtype=value.dtype)
             counted[key] = stand_in, size - stand_in.numel() * stand_in.element_size()
         return counted[key][0]
 
-    written = len(checkpoint_bytes(smaller(state)))
+    written = len(checkpoint_bytes(shrink(state)))
     return written + sum(more for _, more in counted.values())
 
 
@@ -180,17 +184,17 @@ def estimate_records(training: TrainingSettings, machine: MachineSettings, bins:
     """Estimate the bytes that a training loop writes into the journal, and into TensorBoard's file.
 
     Args:
-        training: how long.
-        machine: how often the network is validated and saved.
-        bins: of which a validation notes a number each, in the journal alone.
+        training: gives the number of steps.
+        machine: gives the number of validations.
+        bins: number of color bins: each validation writes a number per bin, to the journal only.
     """
-    looks = count_validations(training, machine)
-    records = training.steps + training.steps // LOG_EVERY + looks
-    return _LINE * records + _BIN * bins * looks, _EVENT * records
+    validations = count_validations(training, machine)
+    records = training.steps + training.steps // LOG_EVERY + validations
+    return _LINE * records + _BIN * bins * validations, _EVENT * records
 
 
 def sheet_size(network: Colorizer | Classifier, views: Tensor, place: ComputeConfig) -> int:
-    """Return the size of a sheet of samples by a network in eval mode, in bytes; 0 where labels are learned."""
+    """Return the size of a sample sheet of a network in eval mode, in bytes; 0 for a classifier, which has none."""
     return 0 if isinstance(network, Classifier) else len(png_bytes(sample_sheet(network, views, place)))
 
 
@@ -210,10 +214,10 @@ def estimates_prior(settings: PretrainSettings) -> bool:
 
 
 def placeholder_prior(settings: PretrainSettings) -> Tensor | None:
-    """Return the prior of the recipe's file, else a uniform one, which suffices for a plan; None for labels.
+    """Return the prior from the recipe's file, else a uniform one, which is enough for a plan; None for labels.
 
     Raises:
-        UserError: the file holds none.
+        UserError: the file holds no prior.
     """
     if settings.objective.supervised:
         return None

@@ -1,4 +1,4 @@
-"""The job that says what a pretraining will take, before anything is started: memory, speed, time, disk."""
+"""The job that estimates the memory, speed, time and disk space of a pretraining before it starts."""
 
 import time
 from collections.abc import Callable, Generator
@@ -45,93 +45,95 @@ from pretext.plan.measure import (
 from pretext.pretrain import checkpoint_extra
 from pretext.recipe import PretrainSettings, build_network, first_crops, load_held_out, on_place, open_images
 
-_SECONDS = 6.0  # for each of: the network alone, the data path alone, both
+_SECONDS = 6.0  # for each of: the network only, data loading only, both
 _VALIDATED = 32
-_SHOWN = 12  # of these on a sheet of samples
-_FIRST = 32  # crops that are read to say how long the first ones take
+_SHOWN = 12  # images on a sample sheet
+_FIRST = 32  # crops that are read to measure the time per crop
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a pretraining will take on this machine. Bytes, seconds, images; measured unless it says exact."""
+    """The needs of a pretraining on this machine, in bytes, seconds and images: measured, or exact where noted."""
 
     place: ComputeConfig
     settings: PretrainSettings
     images: int
-    """That are trained on; exact."""
+    """Number of training images; exact."""
     held: int
+    """Number of held-out images; exact."""
     parameters: int
     weights: int
-    """Bytes of the weights, and of batch norm's statistics; these five are exact."""
+    """Bytes of the weights and of batch norm's statistics. These and the next four are exact."""
     gradients: int
     optimizer: int
     average: int
     checkpoint: int
     network: Throughput
-    """Alone: whole steps, on images that lie in memory."""
+    """Whole steps on images in memory, without data loading."""
     data: Throughput
-    """Alone: without a cache of decoded images."""
+    """Data loading without training and without a cache of decoded images."""
     both: Throughput
+    """Loading and training together."""
     waiting: float
     """Share of the time in which steps wait for images."""
     first_step: float
     before: float
     """Seconds until the first step."""
-    look: float
+    validation: float
     """Seconds for one validation on held-out images."""
     save: float
-    """Seconds to serialize a checkpoint; the disk's own time is not in it."""
+    """Seconds to serialize a checkpoint, without the time to write it to disk."""
     host: int
-    """Peak of the process, Python and torch included."""
+    """Peak memory of the process, Python and torch included."""
     device: int | None
-    """Peak of torch's tensors on a GPU."""
+    """Peak memory of torch's tensors on a GPU; None without a GPU."""
     workers: int
-    """All of them together."""
+    """Memory of all workers together."""
     sheet: int
-    """One sheet of samples."""
+    """Bytes of one sample sheet."""
     journal: int
     tensorboard: int
     notes: tuple[str, ...]
-    """What to know of these numbers."""
+    """Remarks on these numbers."""
 
     @property
-    def seen(self) -> int:
-        """How many images training sees, one as often as it comes."""
+    def samples(self) -> int:
+        """The number of samples of the training: steps times batch size."""
         return self.settings.training.steps * self.settings.training.batch_size
 
     @property
-    def looks(self) -> int:
+    def validations(self) -> int:
         """The number of validations: before the first step, then every so many steps and at the end."""
         return count_validations(self.settings.training, self.settings.machine)
 
     @property
     def saves(self) -> int:
-        """How often a checkpoint is written."""
+        """The number of checkpoints that are written."""
         return count_checkpoints(self.settings.training, self.settings.machine)
 
     @property
     def seconds(self) -> tuple[float, float]:
-        """In all: with the fastest measured lap, and with the slowest."""
-        overhead = self.before + self.looks * self.look + self.saves * self.save
-        return self.seen / self.both.high + overhead, self.seen / self.both.low + overhead
+        """The whole time: at the fastest measured speed, and at the slowest."""
+        overhead = self.before + self.validations * self.validation + self.saves * self.save
+        return self.samples / self.both.high + overhead, self.samples / self.both.low + overhead
 
     @property
-    def kept(self) -> int:
-        """The checkpoints that a finished run holds."""
+    def checkpoints(self) -> int:
+        """Bytes of the checkpoints of a finished run."""
         return KEPT * self.checkpoint
 
     @property
     def disk(self) -> int:
-        """Of the finished run, without its report."""
-        return self.kept + self.looks * self.sheet + self.journal + self.tensorboard
+        """Bytes of the finished run, without its report."""
+        return self.checkpoints + self.validations * self.sheet + self.journal + self.tensorboard
 
     @property
     def limit(self) -> str:
-        """What keeps the run from being faster."""
+        """The part that limits the speed of the run."""
         if self.waiting > 0.1:
-            return f"the data path: steps wait for images {self.waiting:.0%} of the time"
+            return f"data loading: steps wait for images {self.waiting:.0%} of the time"
         if self.both.high < 0.85 * self.network.low:
-            return "the cores, which the network and the data path share"
+            return "the CPU cores, which the network and data loading share"
         return "the network"
 
 
@@ -140,14 +142,14 @@ class Plan:
     "machine.workers or machine.cache"
 )
 def plan(settings: PretrainSettings) -> Plan:
-    """Measure for about half a minute what a pretraining will take here. No run is made.
+    """Measure for about half a minute what a pretraining will need on this machine. No run is created.
 
-    The images are opened and the network is built as ``pretrain`` does; then real steps are done on
-    images in memory, real batches are read, and both at once. A step that would take very long is
-    measured with fewer images.
+    This opens the images and builds the network as ``pretrain`` does. Then it measures real steps on images in
+    memory, the reading of real batches, and both together. A step that would take very long is measured with fewer
+    images.
 
     Raises:
-        UserError: what ``pretrain`` would say of the images, the network or the device.
+        UserError: ``pretrain`` would raise it for these images, this network or this device.
     """
     began = time.perf_counter()
     place = choose_compute(settings.machine.device, settings.training.precision, settings.machine.workers)
@@ -171,40 +173,40 @@ def plan(settings: PretrainSettings) -> Plan:
         first_step, _ = time_call(lambda: trainer.step(rgb, labels), place)
         network = measure_rate(lambda: trainer.step(rgb, labels), trial.images, place, _SECONDS)
         advance(1, "")
-        with closing(_loaded(images.samples(settings), trial.images, place)) as loaded:
+        with closing(_endless_batches(images.samples(settings), trial.images, place)) as loaded:
             data = measure_rate(lambda: next(loaded), trial.images, place, _SECONDS)
         advance(1, "")
-        with closing(_loaded(images.samples(settings, place.workers), trial.images, place)) as loaded:
+        with closing(_endless_batches(images.samples(settings, place.workers), trial.images, place)) as loaded:
             both, waiting = measure_both(loaded, trainer, trial.images, _SECONDS)
             workers = children_memory()
         advance(1, "")
 
-    # One validation, on as many held-out images as are needed to know how long all of them take.
+    # One validation, on enough held-out images to estimate the time for all of them.
     judged = trainer.judged.eval()
     assert isinstance(judged, (Colorizer, Classifier))
     wanted = min(_VALIDATED if trial.whole else _SHOWN, settings.data.holdout)
     views, held_labels, *_ = load_held_out(images, wanted, judged.backbone.fit_size(settings.view_size))
-    drawing, sheet = time_call(lambda: sheet_size(judged, views, place), place)
-    judging, _ = time_call(lambda: health_record(judged, views, held_labels, prior, place), place)
+    sheet_seconds, sheet = time_call(lambda: sheet_size(judged, views, place), place)
+    health_seconds, _ = time_call(lambda: health_record(judged, views, held_labels, prior, place), place)
     held = min(settings.data.holdout, sum(map(len, images.held))) or len(views)
-    look = drawing + judging * held / len(views)
+    validation = sheet_seconds + health_seconds * held / len(views)
     extra = checkpoint_extra(images, settings, prior, place.precision)
     save, checkpoint = time_call(lambda: len(checkpoint_bytes({**trainer.state(), **extra})), place)
     bins = 0 if images.classes else settings.objective.bins
-    line, event = estimate_records(settings.training, settings.machine, bins)
+    journal_size, events_size = estimate_records(settings.training, settings.machine, bins)
     state = trainer.state()
-    notes = ["Speeds are the slowest and the fastest of the measured laps; on a machine that others use, they move."]
+    notes = ["Speeds are the slowest and the fastest that were measured; other users of the machine change them."]
     if trial.images < settings.training.batch_size:
         notes.append(
-            f"Steps were measured with {trial.images} images of {settings.training.batch_size}"
-            + ("." if trial.whole else ", and memory is extrapolated from them: about.")
+            f"Steps were measured with {trial.images} images, not {settings.training.batch_size}"
+            + ("." if trial.whole else "; the memory for the whole batch is an estimate from them.")
         )
     if not trial.fits:
-        notes.append("A step of this size seems not to fit into memory: take a smaller training.micro_batch.")
+        notes.append("A step of this size does not seem to fit into memory: lower training.micro_batch.")
     if settings.backbone.init != "random":
-        notes.append(f"Left out: the time for the first weights (backbone.init {settings.backbone.init}).")
+        notes.append(f"Not included: the time to compute the initial weights (backbone.init {settings.backbone.init}).")
     if settings.online.source:
-        notes.append("Left out: the online probe's time, and its images in memory.")
+        notes.append("Not included: the time and memory of the online probe.")
     host, on_device = peak_memory(), device_peak_memory(place.device)
     if not trial.whole:
         at_once = settings.training.micro_batch or settings.training.batch_size
@@ -227,25 +229,25 @@ def plan(settings: PretrainSettings) -> Plan:
         waiting=waiting,
         first_step=first_step,
         before=opened + first_step + (reading * settings.objective.prior_images if estimates_prior(settings) else 0),
-        look=look,
+        validation=validation,
         save=save,
         host=host,
         device=on_device,
         workers=workers,
         sheet=sheet,
-        journal=line,
-        tensorboard=event + count_validations(settings.training, settings.machine) * sheet,
+        journal=journal_size,
+        tensorboard=events_size + count_validations(settings.training, settings.machine) * sheet,
         notes=tuple(notes),
     )
 
 
-def _loaded(samples: TrainDataset, images: int, place: ComputeConfig) -> Generator[Batch, None, None]:
-    """Yield batches of so many images, without end."""
+def _endless_batches(samples: TrainDataset, images: int, place: ComputeConfig) -> Generator[Batch, None, None]:
+    """Yield batches of ``images`` images, without end."""
     yield from batches(samples, images, 0, 2**40 // images, place.workers)
 
 
 def plan_lines(plan: Plan) -> list[str | Table]:
-    """Return a title, a table, and notes."""
+    """Return a title, a table and notes to print."""
     training, place = plan.settings.training, plan.place
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=False)
     for style in ("bold", "", ""):
@@ -257,18 +259,22 @@ def plan_lines(plan: Plan) -> list[str | Table]:
 
     held = f"{plan.held:,} more are held out" if plan.held else "none is held out"
     row("images", f"{plan.images:,}", held)
-    row("", f"{plan.seen:,}", f"seen, in {training.steps:,} steps of {training.batch_size}: "
-        f"{_three(plan.seen / plan.images)} epochs", last=True)  # fmt: skip
-    row("network alone", _per_second(plan.network), "images/s, whole steps on images in memory")
-    row("data alone", _per_second(plan.data), f"images/s, no cache, {_workers(place)}")
-    row("together", _per_second(plan.both), "images/s, as the training loop has them", last=True)
+    row("", f"{plan.samples:,}", f"samples, in {training.steps:,} steps of {training.batch_size}: "
+        f"{_three(plan.samples / plan.images)} epochs", last=True)  # fmt: skip
+    row("network only", _per_second(plan.network), "images/s, whole steps on images in memory")
+    row("data only", _per_second(plan.data), f"images/s, no cache, {_workers(place)}")
+    row("together", _per_second(plan.both), "images/s, as in training", last=True)
     row("time", _between(*plan.seconds, format_duration), f"to the end of step {training.steps:,}")
     row("", format_duration(plan.before), "of it before the first step")
-    row("", format_duration(plan.looks * plan.look), f"for {plan.looks:,} validations on held-out images")
+    row(
+        "",
+        format_duration(plan.validations * plan.validation),
+        f"for {plan.validations:,} validations on held-out images",
+    )
     row(
         "",
         format_duration(plan.saves * plan.save),
-        f"for {plan.saves:,} checkpoints, without the disk's own time",
+        f"for {plan.saves:,} checkpoints, without the time to write them to disk",
         last=True,
     )
     if plan.device is not None:
@@ -283,9 +289,9 @@ def plan_lines(plan: Plan) -> list[str | Table]:
         row("", size(plan.average), "moving average of the weights")
     table.add_section()
     row("disk", size(plan.disk), "when it is complete, without the report")
-    row("", size(plan.kept), f"two checkpoints of {size(plan.checkpoint)}; for moments three")
-    row("", size(plan.looks * plan.sheet), "samples")
-    row("", size(plan.journal + plan.tensorboard), "journal and TensorBoard; samples are in it once more")
+    row("", size(plan.checkpoints), f"two checkpoints of {size(plan.checkpoint)}; three while one is written")
+    row("", size(plan.validations * plan.sheet), "samples")
+    row("", size(plan.journal + plan.tensorboard), "journal and TensorBoard, with a copy of the samples")
     threads = torch.get_num_threads()
     return [
         f"{plan.settings.backbone.name} on {place.device}, {place.precision}, 1 process, {_count(threads, 'thread')}",

@@ -17,13 +17,13 @@ from pretext.methods.colorizer import Colorizer
 from pretext.recipe import PretrainSettings
 
 _LAPS = 5
-_TRIAL = 4  # images; batch normalization wants more than one
+_TRIAL = 4  # images; batch norm needs more than one
 _LONGEST = 6.0  # seconds that a measured step may take
 T = TypeVar("T")
 
 
 class Throughput(NamedTuple):
-    """Images per second: the slowest and the fastest lap of those measured."""
+    """Images per second: the slowest and the fastest of several measurements."""
 
     low: float
     high: float
@@ -31,17 +31,17 @@ class Throughput(NamedTuple):
 
 
 class MeasuredStep(NamedTuple):
-    """The size of the steps to measure, found by smaller ones."""
+    """The size of the steps to measure, determined with smaller steps."""
 
     images: int
-    """Of these a measured step takes so many: all of the batch, or fewer of a batch that would take too long."""
+    """Images of a measured step: the whole batch, or fewer if the whole batch would take too long."""
     micro_batch: int
     whole: bool
-    """Whether a measured step holds in memory at once what a step of the run does."""
+    """Whether a measured step needs as much memory as a step of the run."""
     per_image: float
-    """About how many bytes one more image in memory takes."""
+    """About how many bytes one more image in memory needs."""
     fits: bool
-    """Whether a step of the run seems to find memory enough."""
+    """Whether there seems to be enough memory for a step of the run."""
 
 
 def synchronize(place: ComputeConfig) -> None:
@@ -59,26 +59,26 @@ def time_call(job: Callable[[], T], place: ComputeConfig) -> tuple[float, T]:
     return time.perf_counter() - began, result
 
 
-def measure_rate(once: Callable[[], object], images: int, place: ComputeConfig, seconds: float) -> Throughput:
-    """Measure the speed of a function that takes so many images each time, repeated for about so long.
+def measure_rate(call: Callable[[], object], images: int, place: ComputeConfig, seconds: float) -> Throughput:
+    """Measure the speed of a function that processes ``images`` images per call, for about ``seconds`` seconds.
 
-    The first time does not count: memory is laid out, kernels are chosen, workers start.
+    The first call does not count: it allocates memory, chooses kernels and starts workers.
     """
-    warm, _ = time_call(once, place)
+    warm, _ = time_call(call, place)
     if warm < seconds / _LAPS:
-        _lap(once, place, seconds / _LAPS)
+        _calls_per_second(call, place, seconds / _LAPS)
     laps: list[float] = []
     ends = time.perf_counter() + seconds
     while not laps or time.perf_counter() < ends:
-        laps.append(images * _lap(once, place, seconds / _LAPS))
+        laps.append(images * _calls_per_second(call, place, seconds / _LAPS))
     return Throughput(min(laps), max(laps), len(laps))
 
 
-def _lap(once: Callable[[], object], place: ComputeConfig, seconds: float) -> float:
-    """Return how many times a second it runs, measured over at least so long and at least once."""
+def _calls_per_second(call: Callable[[], object], place: ComputeConfig, seconds: float) -> float:
+    """Return calls per second, measured for at least ``seconds`` seconds and at least one call."""
     began, count = time.perf_counter(), 0
     while not count or time.perf_counter() - began < seconds:
-        once()
+        call()
         count += 1
     synchronize(place)
     return count / (time.perf_counter() - began)
@@ -87,21 +87,21 @@ def _lap(once: Callable[[], object], place: ComputeConfig, seconds: float) -> fl
 def measure_both(source: Iterator[Batch], trainer: Trainer, images: int, seconds: float) -> tuple[Throughput, float]:
     """Measure loading and training at once, and the share of the time in which steps waited for images."""
     waits: list[float] = []
-    went: list[float] = []
+    totals: list[float] = []
 
-    def once() -> None:
+    def load_and_train() -> None:
         began = time.perf_counter()
         batch = next(source)
         waits.append(time.perf_counter() - began)
         trainer.step(batch.rgb, batch.labels)
-        went.append(time.perf_counter() - began)
+        totals.append(time.perf_counter() - began)
 
-    measured = measure_rate(once, images, trainer.place, seconds)
-    return measured, sum(waits[1:]) / sum(went[1:])  # while the first waits, workers start
+    measured = measure_rate(load_and_train, images, trainer.place, seconds)
+    return measured, sum(waits[1:]) / sum(totals[1:])  # the first call waits until the workers have started
 
 
 def run_trial(network: Colorizer | Classifier, settings: PretrainSettings, place: ComputeConfig) -> MeasuredStep:
-    """Find by two small steps how many images a measured step may have.
+    """Determine with two small steps how many images a measured step may have.
 
     Raises:
         UserError: not even a small step can be computed.
@@ -110,14 +110,14 @@ def run_trial(network: Colorizer | Classifier, settings: PretrainSettings, place
     share = training.batch_size
     at_once = training.micro_batch or share
     small = min(_TRIAL, at_once)
-    before = _taken(place)
+    before = _peak_memory(place)
     trainer = build_trainer(network, settings, place, small, small, compiled=False)
     rgb = torch.zeros(small, 3, settings.crop.size, settings.crop.size, dtype=torch.uint8)
     labels = torch.zeros(small, dtype=torch.int64)
     trainer.step(rgb, labels)
     seconds, _ = time_call(lambda: trainer.step(rgb, labels), place)
     lasting = sum(map(count_bytes, (trainer.state()["optimizer"], list(network.parameters()))))
-    per_image = max(0, _taken(place) - before - lasting) / small
+    per_image = max(0, _peak_memory(place) - before - lasting) / small
     fits = per_image * (at_once - small) < available_memory(place.device)
     affordable = max(small, int(_LONGEST / seconds * small))
     if not fits:
@@ -137,7 +137,7 @@ def build_trainer(
     micro_batch: int,
     compiled: bool,
 ) -> Trainer:
-    """Return a trainer of the network, with another number of images a step than the recipe's."""
+    """Return a trainer of the network with a batch size and micro-batch other than the recipe's."""
     training = dataclasses.replace(settings.training, batch_size=images, micro_batch=micro_batch)
     machine = dataclasses.replace(settings.machine, compile=compiled)
     return Trainer(network, training, machine, place, settings.seed)
@@ -152,6 +152,6 @@ def count_bytes(state: object) -> int:
     return sum(map(count_bytes, state)) if isinstance(state, (list, tuple)) else 0
 
 
-def _taken(place: ComputeConfig) -> int:
-    """Return the peak of memory so far, in bytes, where the network computes."""
+def _peak_memory(place: ComputeConfig) -> int:
+    """Return the peak memory so far on the network's device, in bytes."""
     return int(torch.cuda.max_memory_allocated(place.device)) if place.device.type == "cuda" else peak_memory()

@@ -215,8 +215,8 @@ BOMB_FLOW = (
         ("- {at: [1, 2], color: red, radius: " + BOMB_FLOW + "}", "aliases repeat"),
         (BOMB, "aliases repeat"),
         ("- &x [*x]", "contains itself"),
-        ("- !!python/object/apply:os.system [ls]", "no YAML"),
-        ("- {at: [", "no YAML"),
+        ("- !!python/object/apply:os.system [ls]", "not valid YAML"),
+        ("- {at: [", "not valid YAML"),
     ],
 )
 def test_lists_that_are_not_understood(text: str, said: str, tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def test_files_with_code_in_them_are_refused(tmp_path: Path) -> None:
 
 def test_other_files(tmp_path: Path, eccv16: Path) -> None:
     (tmp_path / "x.txt").write_text("no weights")
-    with pytest.raises(UserError, match="no checkpoint of Pretint"):
+    with pytest.raises(UserError, match="not a checkpoint of Pretint"):
         open_colorist(tmp_path / "x.txt", "cpu")
     with pytest.raises(UserError, match="no such run or checkpoint"):
         open_colorist(tmp_path / "nowhere", "cpu")

@@ -129,20 +129,20 @@ def test_a_run_without_its_plugin_is_refused(
         (
             "tiny.py",
             "from pretext.backbones import BACKBONES, Tiny\nBACKBONES['tiny'] = Tiny\n",
-            "tiny.py, line 2: UserError: backbone tiny is there already; give yours another name",
+            "tiny.py, line 2: UserError: backbone tiny exists already; choose another name",
         ),
         (
             "net.py",
             "from pretext.backbones import BACKBONES, Tiny\nBACKBONES['resnet18'] = Tiny\n",
-            "resnet18 is there",
+            "resnet18 exists already",
         ),
-        ("net.py", "from pretext.backbones import BACKBONES, Tiny\nBACKBONES['a:b'] = Tiny\n", "take letters, digits"),
+        ("net.py", "from pretext.backbones import BACKBONES, Tiny\nBACKBONES['a:b'] = Tiny\n", "use letters, digits"),
         (
             "all.py",
             "from pretext.methods.objectives import *\nOBJECTIVES['labels'] = None\n",
-            "objective labels is there",
+            "objective labels exists already",
         ),
-        ("src.py", "from pretext.data import DATASETS\nDATASETS['voc'] = None\n", "source voc is there already"),
+        ("src.py", "from pretext.data import DATASETS\nDATASETS['voc'] = None\n", "source voc exists already"),
     ],
 )
 def test_what_is_wrong_with_a_plugin_is_one_line(
@@ -167,7 +167,7 @@ def test_what_a_plugin_opens_must_be_a_source() -> None:
     plugin("odd.py", "from pretext.data import DATASETS\nDATASETS['odd'] = lambda rest, labeled: [rest]\n")
     plugin("arrays.py", EXAMPLES["arrays.py"])
     load_plugins("odd.py", "arrays.py")
-    with pytest.raises(UserError, match=r"odd:x: what the plugin opens is no ImageDataset"):
+    with pytest.raises(UserError, match=r"odd:x: the plugin returns no ImageDataset"):
         open_dataset("odd:x")
     np.savez("bare.npz", images=np.zeros((3, 8, 8, 3), np.uint8))
     assert len(open_dataset("npz:bare.npz")) == 3

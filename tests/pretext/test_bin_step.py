@@ -150,7 +150,7 @@ def test_a_checkpoint_whose_bins_are_not_its_settings_is_refused(tmp_path: Path)
     assert len(load_pretrained(tmp_path / "x.pt").prior) == BINS
     state["color"]["prior"] = torch.full((313,), 1 / 313)
     save_checkpoint(tmp_path / "x.pt", state)
-    with pytest.raises(UserError, match=r"its prior has 313 bins; those of its settings are 101"):
+    with pytest.raises(UserError, match=r"its prior has 313 bins, but its settings have 101"):
         load_pretrained(tmp_path / "x.pt")
 
 
@@ -177,7 +177,7 @@ def test_a_prior_of_other_bins_is_refused(tmp_path: Path) -> None:
         ({"bin_step": "fine"}, "objective.bin_step"),
         ({"bin_step": 20, "name": "regression"}, "bin_step is for a classification of colors; objective.name is regr"),
         ({"bin_step": 20, "name": "labels"}, "bin_step is for a classification of colors; objective.name is labels"),
-        ({"bin_step": 20, "neighbors": 102}, "objective.neighbors is 102: from 1 to 101 bins can share"),
+        ({"bin_step": 20, "neighbors": 102}, r"objective.neighbors is 102: it must lie in \[1, 101\]"),
     ],
 )
 def test_steps_that_mean_nothing(values: dict[str, Any], said: str) -> None:

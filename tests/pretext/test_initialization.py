@@ -287,13 +287,16 @@ def test_mistakes_are_said_in_one_line() -> None:
         ([], "data", "no images"),
         ([images[:0]], "data", "no images"),
         ([images, images[..., 1:]], "kmeans", "2 shapes"),
-        ([broken], "data", "not numbers"),
+        ([broken], "data", "not finite"),
     ):
         with pytest.raises(UserError, match=words) as error:
             initialize(net, given, method, seed=0)  # type: ignore[arg-type]
         assert "\n" not in str(error.value)
     for settings, words in (
-        ({"init": "kmeans", "weights": "resnet18.pth"}, "backbone.init is kmeans, which would undo backbone.weights"),
+        (
+            {"init": "kmeans", "weights": "resnet18.pth"},
+            "backbone.init is kmeans, which would overwrite backbone.weights",
+        ),
         ({"init_images": 0}, "backbone.init_images is 0"),
     ):
         with pytest.raises(UserError, match=words):

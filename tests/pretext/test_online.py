@@ -101,7 +101,7 @@ def test_ridge_on_more_dimensions_than_images_and_on_constant_ones() -> None:
 def test_what_each_stage_shows() -> None:
     source = Shades(shades())
     probe = OnlineProbe(source, OnlineSettings(images=80), 16, seed=0)
-    judged = [source.labels[index] for index in probe.judged]
+    judged = [source.labels[index] for index in probe.test_indices]
     found = probe(Twofold(), CPU)
     assert list(found) == ["chance", "accuracy_seeing", "accuracy_blind", "accuracy_broken"]
     assert found["accuracy_seeing"] == 1
@@ -113,11 +113,11 @@ def test_parts_are_disjoint_and_fixed_by_the_seed() -> None:
     source = Shades(shades(200))
     probes = [OnlineProbe(source, OnlineSettings(images=100), 8, seed) for seed in (0, 0, 1)]
     for probe in probes:
-        assert (len(probe.fitted), len(probe.judged)) == (80, 20)
-        assert len({*probe.fitted, *probe.judged}) == 100
-    assert probes[0].fitted == probes[1].fitted and probes[0].judged == probes[1].judged
-    assert set(probes[0].judged) != set(probes[2].judged)
-    assert max(probes[0].fitted) > 150, "drawn from all of the source"
+        assert (len(probe.train_indices), len(probe.test_indices)) == (80, 20)
+        assert len({*probe.train_indices, *probe.test_indices}) == 100
+    assert probes[0].train_indices == probes[1].train_indices and probes[0].test_indices == probes[1].test_indices
+    assert set(probes[0].test_indices) != set(probes[2].test_indices)
+    assert max(probes[0].train_indices) > 150, "drawn from all of the source"
     assert len(source.reads) == 300, "every image is read once"
     probes[0](Twofold(), CPU)
     assert len(source.reads) == 300
@@ -125,10 +125,10 @@ def test_parts_are_disjoint_and_fixed_by_the_seed() -> None:
 
 def test_images_that_cannot_be_read_move_no_other() -> None:
     whole = OnlineProbe(Shades(shades()), OnlineSettings(), 8, seed=0)
-    bad = (whole.fitted[3], whole.judged[0], whole.fitted[40])
+    bad = (whole.train_indices[3], whole.test_indices[0], whole.train_indices[40])
     holed = OnlineProbe(Shades(shades(), bad), OnlineSettings(), 8, seed=0)
-    assert holed.fitted == [index for index in whole.fitted if index not in bad]
-    assert holed.judged == whole.judged[1:]
+    assert holed.train_indices == [index for index in whole.train_indices if index not in bad]
+    assert holed.test_indices == whole.test_indices[1:]
     assert sorted(holed.skipped) == sorted((f"{index}.png", "damaged") for index in bad)
     assert holed(Twofold(), CPU)["accuracy_seeing"] == 1
 
@@ -175,9 +175,9 @@ def test_random_features_of_real_images_are_above_chance(shared_data: Path) -> N
         ([0] * 20, 1, 20, 8, 0, r"one class only \(shade 0\)"),
         ([0, 1, 2], 9, 2000, 8, 0, "3 images of 9 classes"),
         (shades(), 9, 8, 8, 0, "8 images of 9 classes"),
-        (shades(), 3, 100, 4096, 0, "21 fit in the 1024 MiB"),
+        (shades(), 3, 100, 4096, 0, "at most 21 images fit in 1024 MiB"),
         (shades(), 3, 100, 8, 100, r"too few .* \(100 of 100 cannot be read\); raise online.images"),
-        ([0] * 99 + [1], 2, 10, 8, 0, "too few images to teach two classes and to judge; raise online.images"),
+        ([0] * 99 + [1], 2, 10, 8, 0, "too few images to train a classifier on two classes"),
     ],
 )
 def test_complaints_are_one_line(
@@ -193,5 +193,5 @@ def test_settings_and_sources_without_labels_are_refused(tmp_path: Path) -> None
     with pytest.raises(UserError, match=r"online\.images is 1: "):
         OnlineSettings(images=1)
     Image.new("RGB", (9, 9)).save(tmp_path / "alone.png")
-    with pytest.raises(UserError, match="no sub-folders; labeled images lie in one folder per class"):
+    with pytest.raises(UserError, match="no sub-folders; put labeled images in one sub-folder per class"):
         open_labeled(str(tmp_path))

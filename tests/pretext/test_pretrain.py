@@ -117,7 +117,7 @@ def test_a_checkpoint_that_lacks_a_part_is_refused(part: str, tmp_path: Path) ->
     state = load_checkpoint(path)
     del state[part]
     save_checkpoint(path, state)
-    with pytest.raises(UserError, match=f"not a complete one of a pretraining: .*{part}"):
+    with pytest.raises(UserError, match=f"not a complete checkpoint of a pretraining: .*{part}"):
         pretrain(run, settings())
 
 
@@ -133,10 +133,10 @@ def test_a_step_that_cannot_be_computed_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        ({2012: 0.5, 2013: 0.5}, r"2012 is no name; if it is a folder's, write \./2012"),
+        ({2012: 0.5, 2013: 0.5}, r"2012 is not a text; if it is the name of a folder, write \./2012"),
         ({"bundled": 1e308, "bundled:test": 1e308}, "the weights are too large"),
         ({"bundled": 1, "bundled:train": 1}, "bundled and bundled:train are the same images"),
-        ({"FOLDER": 1, "FOLDER/": 1}, "are the same images; give them once"),
+        ({"FOLDER": 1, "FOLDER/": 1}, "are the same images; give only one"),
     ],
 )
 def test_mixtures_that_mean_something_else(source: dict[Any, float], said: str, tmp_path: Path) -> None:

@@ -82,16 +82,16 @@ def test_files_that_are_refused(tmp_path: Path) -> None:
     ):
         path.write_text(text)
         line = refusal(path)
-        assert line.startswith(f"{path}: no YAML (") and reason in line
+        assert line.startswith(f"{path}: not valid YAML (") and reason in line
     path.write_bytes("name: Bär\n".encode("latin-1"))
-    assert "not in UTF-8, from byte 7 on" in refusal(path)
+    assert "not UTF-8, from byte 7" in refusal(path)
     path.write_bytes("a: 1\n".encode("utf-16"))
-    assert "not in UTF-8" in refusal(path)
+    assert "not UTF-8" in refusal(path)
     with path.open("wb") as file:
         file.truncate(17 * 2**20)
     assert "at most 16,777,216" in refusal(path)
     assert "cannot read the settings" in refusal(tmp_path / "missing.yaml")
-    assert "no file" in refusal(tmp_path)
+    assert "not a file" in refusal(tmp_path)
 
 
 def test_files_that_are_read(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_places_and_recipes(small: Path) -> None:
 
 BAD = {
     "no file": ("", "nowhere.yaml", "cannot read"),
-    "no YAML": ("variants: [", "", "no YAML"),
+    "no YAML": ("variants: [", "", "not valid YAML"),
     "no study": ("- a\n", "", "holds no settings"),
     "unknown setting": ("variantes: {a: {}}\n", "", "the nearest is variants"),
     "no variants": ("about: x\n", "", "variants: none"),

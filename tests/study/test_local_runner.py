@@ -79,7 +79,7 @@ def test_a_failure_is_said_blocks_what_needs_it_and_is_tried_again_on_demand(pla
         ("rebalanced", 0, "color"): Status.FINISHED,
     }
     failure = shelf.failure(first)
-    assert failure and failure.code == 2 and "exists and is no run of Pretint" in failure.said
+    assert failure and failure.code == 2 and "exists, but is no run of Pretint" in failure.said
 
     (occupied / "somebody's").unlink()
     begun = log(shelf, first).count("$ pretint")

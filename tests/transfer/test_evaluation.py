@@ -206,7 +206,7 @@ def test_stops_when_asked_to(
     said = log.read_text()
     assert "Traceback" not in said
     assert process.exitcode == ENDINGS[number], said
-    assert "the same command goes on from there" in said
+    assert "run the same command again to resume" in said
     assert not list((tmp_path / "run").glob("results/*.json"))
     if where == "heads":
         assert list((tmp_path / "run").glob("results/.*.part.pt")), "saved at once, however short the time since"

@@ -468,7 +468,7 @@ def test_other_commands_refuse_a_fine_tuned_network(
         assert "a fine-tuned network" in error and error.count("\n") == 1, error
     assert pretint.cli.main(["pretrain", folder, "--data.source", "bundled", "--training.steps", "200"]) == 2
     error = capsys.readouterr().err
-    assert "begun with other settings" in error and len(error) < 1200, error
+    assert "began with other settings" in error and len(error) < 1200, error
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(

@@ -190,7 +190,7 @@ def test_a_hub_out_of_reach_names_the_way_round(monkeypatch: pytest.MonkeyPatch,
         ("timm:", "no backbone"),
         ("timm:resnet18.none:random", "no such tag"),
         ("timm:test_resnet:nowhere.pth", "no such file"),
-        ("", "no checkpoint there"),
+        ("", "has no checkpoint"),
     ],
 )
 def test_names_of_nothing(spec: str, words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -202,4 +202,4 @@ def test_a_file_of_something_else(tmp_path: Path) -> None:
     other = tmp_path / "other.pth"
     torch.save(timm.create_model("test_vit").state_dict(), other)
     assert "another model's" in one_line(f"timm:test_resnet:{other}")
-    assert "no checkpoint of Pretint" in one_line(str(other))
+    assert "not a checkpoint of Pretint" in one_line(str(other))

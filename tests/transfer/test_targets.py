@@ -130,7 +130,7 @@ def test_labels_that_cannot_be() -> None:
     refused(GOOD, Told([0, 2]), "TEST: a label is 2")
     refused(Told([0, -1]), GOOD, "TRAIN: 1 of 2 images have no label")
     refused(SEVERAL, Told([[1, 0], [0, 2]]), "TEST: a label is 2", "1 (present)")
-    refused(SEVERAL, Told([[1, 0, 1]]), "shape (1, 3)", "2 classes")
+    refused(SEVERAL, Told([[1, 0, 1]]), "shape (1, 3)", "(images, 2)")
     refused(SEVERAL, Told([[1, 0], [0, 0]]), "TEST: no image with dog")
     refused(Told([[1, 1], [1, 0], [-1, 1]]), SEVERAL, "TRAIN: no image without cat")
     short = Told([0, 1])
@@ -166,7 +166,7 @@ def test_classes_that_differ_only_in_unicode_form(tmp_path: Path) -> None:
 
 def test_two_classes_of_one_name(tmp_path: Path) -> None:
     both = put(tmp_path / "both", ["B\u00e4r", "Ba\u0308r", "dog"])
-    with pytest.raises(UserError, match=r"both: 2 classes are called B\u00e4r; .*rename one, or join them$"):
+    with pytest.raises(UserError, match=r"both: 2 classes are called B\u00e4r; .*rename one, or merge them$"):
         open_targets(both, put(tmp_path / "test", ["B\u00e4r", "dog"], 100))
 
 

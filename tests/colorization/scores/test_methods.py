@@ -152,7 +152,7 @@ def test_words_that_are_wrong(run: Path, tail: str, said: str) -> None:
 
 def test_a_folder_with_a_strange_name_is_a_run(run: Path, tmp_path: Path, make_run: Make) -> None:
     assert opened(make_run(tmp_path / "a@hints=3")).name == "a@hints=3"
-    with pytest.raises(UserError, match="no checkpoint there"):
+    with pytest.raises(UserError, match="has no checkpoint"):
         opened(tmp_path)
 
 

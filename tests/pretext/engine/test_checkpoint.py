@@ -57,7 +57,10 @@ def largest_file(size: int) -> Iterator[None]:
 def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
     path = tmp_path / "x.pt"
     write_atomically(path, b"old")
-    with largest_file(1000), pytest.raises(UserError, match=rf"{path}: cannot write 0.1 MB .*call again") as error:
+    with (
+        largest_file(1000),
+        pytest.raises(UserError, match=rf"{path}: cannot write 0.1 MB .*choose another folder") as error,
+    ):
         write_atomically(path, bytes(100_000))
     assert "\n" not in str(error.value)
     assert path.read_bytes() == b"old"
@@ -193,7 +196,7 @@ def test_the_digest_in_a_published_name_is_compared(tmp_path: Path) -> None:
         path.write_bytes(content)
         if path != wrong:
             check_published(path)
-    with pytest.raises(DamagedFileError, match=f"begins with 0badbad0, but it begins with {digest[:8]}; download"):
+    with pytest.raises(DamagedFileError, match=f"begin with 0badbad0, but it begins with {digest[:8]}; download"):
         check_published(wrong)
 
 

@@ -107,7 +107,7 @@ def test_no_checkpoint_to_find(tmp_path: Path) -> None:
         find_checkpoint(tmp_path / "nowhere")
     with pytest.raises(UserError, match="train first"):
         find_checkpoint(tmp_path)
-    with pytest.raises(UserError, match="no run there"):
+    with pytest.raises(UserError, match="not a run"):
         run_settings(tmp_path)
 
 
@@ -128,7 +128,7 @@ def test_checkpoints_that_are_not_the_runs_own_are_left_alone(tmp_path: Path) ->
 def test_settings_that_are_needed_are_there_or_said(tmp_path: Path, text: str) -> None:
     (tmp_path / "settings.yaml").write_text(text)
     run_settings(tmp_path)
-    with pytest.raises(UserError, match=r"settings\.yaml holds no training\.steps; has the file been edited"):
+    with pytest.raises(UserError, match=r"settings\.yaml holds no training\.steps; restore the file"):
         run_settings(tmp_path, {"training.steps": int})
     (tmp_path / "settings.yaml").write_text("training: {steps: 5}")
     assert run_settings(tmp_path, {"training.steps": int}) == {"training": {"steps": 5}}
@@ -155,7 +155,7 @@ def test_the_checkpoint_before_a_damaged_one_is_used(tmp_path: Path, capfd: pyte
     assert find_checkpoint(tmp_path) == older
     assert newest.exists(), "a reader changes nothing"
     _damage(older)
-    with pytest.raises(UserError, match=r"begin as a checkpoint.*; .* has no other undamaged checkpoint") as error:
+    with pytest.raises(UserError, match=r"begin like a checkpoint.*; .* has no other undamaged checkpoint") as error:
         find_checkpoint(tmp_path)
     assert "\n" not in str(error.value)
 

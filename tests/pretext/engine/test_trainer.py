@@ -159,7 +159,7 @@ def test_a_state_of_another_network_is_refused() -> None:
 
 
 def test_settings_that_exclude_each_other() -> None:
-    with pytest.raises(UserError, match="take one"):
+    with pytest.raises(UserError, match="set only one"):
         MachineSettings(compile=True, checkpoint_activations=True)
     with pytest.raises(UserError, match="must divide"):
         TrainingSettings(batch_size=10, micro_batch=4)

@@ -80,11 +80,11 @@ def test_the_disk_is_that_of_a_real_run(planned: Plan, run: Path) -> None:
     def taken(pattern: str) -> int:
         return sum(path.stat().st_size for path in run.glob(pattern))
 
-    assert planned.kept == pytest.approx(taken("checkpoints/*.pt"), rel=0.01)
+    assert planned.checkpoints == pytest.approx(taken("checkpoints/*.pt"), rel=0.01)
     # A sheet's bytes depend on what the network colors, and that changes as it learns; the gray and the
     # original images, two thirds of it, do not.
-    assert planned.looks * planned.sheet == pytest.approx(taken("samples/*.png"), rel=0.33)
-    assert planned.looks == len(list(run.glob("samples/*.png")))
+    assert planned.validations * planned.sheet == pytest.approx(taken("samples/*.png"), rel=0.33)
+    assert planned.validations == len(list(run.glob("samples/*.png")))
     # The samples once more, and a few records that are not counted, such as each call's versions.
     assert planned.tensorboard == pytest.approx(taken("tensorboard/*"), rel=0.33)
     # Color recall lists a number per bin: as more held-out images are seen, more numbers are no null.
@@ -95,11 +95,11 @@ def test_the_disk_is_that_of_a_real_run(planned: Plan, run: Path) -> None:
 def test_numbers_are_positive_and_fit_together(planned: Plan) -> None:
     for measured in (planned.network, planned.data, planned.both):
         assert 0 < measured.low <= measured.high and measured.laps >= 1
-    assert planned.seen == 45 * 8
-    assert planned.saves == 6 and planned.looks == 4
+    assert planned.samples == 45 * 8
+    assert planned.saves == 6 and planned.validations == 4
     assert 0 <= planned.waiting <= 1
     short, long = planned.seconds
-    assert planned.seen / planned.both.high < short <= long
+    assert planned.samples / planned.both.high < short <= long
     assert planned.host > planned.weights + planned.gradients + planned.optimizer + planned.average
     assert planned.device is None
     assert planned.workers == 0
@@ -114,7 +114,7 @@ def test_it_is_printed_without_more_digits_than_are_known(planned: Plan) -> None
     text = console.export_text()
     assert isinstance(title, str) and title.startswith("tiny on cpu")
     assert "…" not in text and max(map(len, text.splitlines())) <= 100
-    for name in ("images", "network alone", "data alone", "together", "time", "memory", "disk"):
+    for name in ("images", "network only", "data only", "together", "time", "memory", "disk"):
         assert name in text
     assert "moving average" in text and notes
 
@@ -136,18 +136,18 @@ def test_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_step_that_takes_too_long_is_measured_with_fewer_images(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "_LONGEST", 0.0)
     drawn = plan(settings())
-    assert any("with 4 images of 8" in note and "about" in note for note in drawn.notes)
+    assert any("with 4 images, not 8" in note and "estimate" in note for note in drawn.notes)
     training = {"steps": 45, "batch_size": 8, "warmup": 1, "micro_batch": 2}
     drawn = plan(settings(training=training))
-    assert any(note == "Steps were measured with 2 images of 8." for note in drawn.notes)
+    assert any(note == "Steps were measured with 2 images, not 8." for note in drawn.notes)
 
 
 def test_a_step_that_would_not_fit_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "available_memory", lambda device: 0)
     peaks = iter([2**30, 2**31])
-    monkeypatch.setattr(measure, "_taken", lambda place: next(peaks))
+    monkeypatch.setattr(measure, "_peak_memory", lambda place: next(peaks))
     drawn = plan(settings())
-    assert any("not to fit into memory" in note for note in drawn.notes)
+    assert any("not seem to fit into memory" in note for note in drawn.notes)
     assert drawn.host > 2**30
 
 
@@ -177,8 +177,8 @@ def test_times_and_sizes_are_spoken() -> None:
 
 def test_the_limit_is_named(planned: Plan) -> None:
     fast, slow = measure.Throughput(100, 110, 5), measure.Throughput(50, 55, 5)
-    assert dataclasses.replace(planned, waiting=0.5).limit.startswith("the data path")
-    assert dataclasses.replace(planned, waiting=0, network=fast, both=slow).limit.startswith("the cores")
+    assert dataclasses.replace(planned, waiting=0.5).limit.startswith("data loading")
+    assert dataclasses.replace(planned, waiting=0, network=fast, both=slow).limit.startswith("the CPU cores")
     assert dataclasses.replace(planned, waiting=0, network=fast, both=fast).limit == "the network"
 
 

@@ -283,8 +283,8 @@ def test_damaged_safetensors(checkpoint: Checkpoint, tmp_path: Path) -> None:
         (whole[:-1000], "damaged"),
         (whole[:40], "damaged"),
         (b"", "damaged"),
-        (safetensors.torch.save(tensors), "no checkpoint of Pretint"),
-        (safetensors.torch.save(tensors, {"format": "pretint checkpoint 2"}), "not a complete one"),
+        (safetensors.torch.save(tensors), "not a checkpoint of Pretint"),
+        (safetensors.torch.save(tensors, {"format": "pretint checkpoint 2"}), "not a complete checkpoint"),
         (safetensors.torch.save(tensors, {"format": "pretint checkpoint 2", "step": "{"}), "damaged"),
     ):
         file.write_bytes(content)

@@ -178,7 +178,7 @@ SILENT = "minutes of L2 0: no journal there, or none that tells the speed"
     [
         ("journal.jsonl", None, SILENT),
         ("journal.jsonl", '{"kind": "start", "step": 0, "held_out": 5}', SILENT),
-        ("settings.yaml", "{}", "settings.yaml holds no training.batch_size; has the file been edited?"),
+        ("settings.yaml", "{}", "settings.yaml holds no training.batch_size; restore the file if it was edited"),
         ("settings.yaml", "training: {batch_size: 10}\nobjective: 5", "settings.yaml holds no objective.name"),
     ],
 )

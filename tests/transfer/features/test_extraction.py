@@ -236,7 +236,7 @@ def test_a_stop_loses_little_and_changes_nothing(tmp_path: Path, number: signal.
     process.join()
     assert process.exitcode == {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}[number]
     said = log.read_text()
-    assert "Traceback" not in said and ("goes on from there" in said) == (number != signal.SIGKILL)
+    assert "Traceback" not in said and ("run the same command again to resume" in said) == (number != signal.SIGKILL)
     source = Noise(count, bad=(5, 600))
     [features] = extract_features(source, cut)
     assert 64 < len(source.reads) < 32 + 1 + count - 3 * 64 + 2  # those before are not read again
