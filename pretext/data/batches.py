@@ -1,4 +1,4 @@
-"""Batches of uint8 crops from sources: all that CPU workers do."""
+"""Batches of uint8 crops from sources: the work of the CPU workers."""
 
 import math
 import multiprocessing
@@ -18,7 +18,7 @@ from pretext.data.order import locate, permute_index, quotas, uniforms
 from pretext.data.source import ImageDataset, digest_of_keys
 from pretext.errors import ImageError, UserError
 
-_PATIENCE = 100
+_MOST_TRIES = 100  # images
 _GRAY = 128
 _SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR2}
 
@@ -35,8 +35,8 @@ class CropSettings:
         area: smallest and largest share of the image's area that a crop shows.
         ratio: smallest and largest width / height of the shown part.
         flip: probability of mirroring left and right.
-        squash: take images as if squeezed to a square first, as the publications do: ratio then is that
-            of the part to the image's own.
+        squash: crop as if the image was first resized to a square, as the publications do: ratio is then relative
+            to the width / height of the image.
     """
 
     size: int = 64
@@ -53,7 +53,7 @@ class CropSettings:
         if not 0 < self.ratio[0] <= self.ratio[1] < math.inf:
             raise UserError(f"crop.ratio is {list(self.ratio)}: give two ratios with 0 < smallest <= largest")
         if not 0 <= self.flip <= 1:
-            raise UserError(f"crop.flip is {self.flip}: a probability lies between 0 and 1")
+            raise UserError(f"crop.flip is {self.flip}: it must lie in [0, 1]")
 
 
 class Sample(NamedTuple):
@@ -62,10 +62,10 @@ class Sample(NamedTuple):
     rgb: Tensor | None
     """uint8 (3, H, W); None if none of 100 images in a row can be read."""
     skipped: list[tuple[str, str]]
-    """Key and reason of the images that cannot be read: the next in the source's order takes their place."""
+    """Key and reason of the images that cannot be read. Each is replaced by the next image of the source."""
     label: Any = -1
-    """The label of the image that was read, not of one whose place it took; -1 without labels. Other examples than
-    ``TrainDataset`` may have boxes, masks, ... here: tensors of one shape, or else dicts of tensors."""
+    """The label of the image that was read, not of an image that it replaces; -1 without labels. Datasets other than
+    ``TrainDataset`` may have boxes or masks here: tensors of one shape, or else dicts of tensors."""
 
 
 class Batch(NamedTuple):
@@ -76,15 +76,15 @@ class Batch(NamedTuple):
     labels: Any
     """int64 (B,), or labels of another kind: stacked tensors, or dicts in a list; see ``Sample``."""
     skipped: list[tuple[str, str]]
-    """Those of all samples, see ``Sample``."""
+    """The skipped images of all samples, see ``Sample``."""
     missing: list[tuple[str, str]]
-    """The first of these of every sample without an image."""
+    """For every sample without an image, the first image that it skipped."""
 
 
 class Subset:
     """A part of a source: the images whose rank in a keyed permutation lies in a range.
 
-    Splits a source of any size into disjoint parts that depend on ``seed`` alone, without a list.
+    This splits a source of any size into disjoint parts that depend only on ``seed``, without storing a list.
     """
 
     def __init__(self, source: ImageDataset, ranks: range, seed: int) -> None:
@@ -129,13 +129,13 @@ class AugmentedDataset(Dataset[Sample]):
     A subclass defines ``make``.
 
     Args:
-        parts: sources; each with at least one image.
-        seed: of the order and of the augmentation.
+        parts: sources; each has at least one image.
+        seed: seed of the order and the augmentation.
         weights: the share of each source; by default all count the same.
     """
 
     draws = 5
-    """The number of uniform numbers that ``make`` takes."""
+    """The number of random numbers that ``make`` needs."""
 
     def __init__(self, parts: Sequence[ImageDataset], seed: int, weights: Sequence[float] | None = None) -> None:
         self.parts, self.seed = parts, seed
@@ -150,7 +150,7 @@ class AugmentedDataset(Dataset[Sample]):
         """Return image ``index`` of a part, augmented by the uniform numbers, and its label: see ``Sample``.
 
         Raises:
-            ImageError: it cannot be read, or its annotation cannot be used; the next takes its place.
+            ImageError: it cannot be read, or its annotation cannot be used. The next image replaces it.
         """
         raise AssertionError("a subclass defines make")
 
@@ -158,7 +158,7 @@ class AugmentedDataset(Dataset[Sample]):
         part, first = self.locate(t)
         count = self._sizes[part]
         skipped: list[tuple[str, str]] = []
-        for offset in range(min(_PATIENCE, count)):
+        for offset in range(min(_MOST_TRIES, count)):
             index = (first + offset) % count
             try:
                 rgb, label = self.make(part, index, uniforms(self.seed, t, self.draws))
@@ -280,10 +280,10 @@ def batches(
     pinned: bool = False,
     worker_start: WorkerStart = "default",
 ) -> Iterator[Batch]:
-    """Yield the batches of steps ``start`` to ``stop``: step s holds samples s * batch_size and on.
+    """Yield the batches of steps ``start`` to ``stop``: step s has the ``batch_size`` samples from s * batch_size.
 
-    With ``positions``, only the samples at these positions of every batch: the share of one process. ``pinned``
-    memory is copied to a GPU while the GPU computes.
+    ``positions`` selects positions of every batch: the share of one process. Batches in ``pinned`` memory are copied
+    to a GPU while the GPU computes.
 
     Raises:
         UserError: no image of 100 in a row can be read.
@@ -293,7 +293,7 @@ def batches(
     cuts = (range(at + share.start, at + share.stop) for at in steps)
     for batch in _load(samples, cuts, workers, pinned, worker_start):
         if batch.missing:
-            tried = min(_PATIENCE, max(len(part) for part in samples.parts))
+            tried = min(_MOST_TRIES, max(len(part) for part in samples.parts))
             raise UserError(f"no image of {tried} in a row can be read; the first: {': '.join(batch.missing[0])}")
         yield batch
 
@@ -313,7 +313,7 @@ def _load(
 ) -> Iterator[Batch]:
     """Yield the samples at the indices of every batch, prepared by ``workers`` processes (0: this one).
 
-    Workers never see the signals that ask a job to stop: those are blocked while workers start, so that only the job
+    Workers never get the signals that request a stop: these are blocked while workers start, so that only the job
     decides when to stop.
     """
     method = multiprocessing.get_start_method() if worker_start == "default" else worker_start
@@ -344,12 +344,12 @@ def _load(
         if "DataLoader worker" not in str(error) or str(error).startswith("Caught"):  # an exception in a worker
             raise
         raise UserError(
-            "a process that decodes images was killed, for lack of memory perhaps: lower the number of "
+            "a process that decodes images was killed, perhaps because memory ran out; lower the number of "
             f"workers, or machine.cache ({' '.join(str(error).split())[:120]})"
         ) from error
     finally:
-        # At once: an error's traceback holds the loader until Python collects its garbage. By then the queues that end
-        # its workers are gone, and the signal that torch sends instead is blocked in them: Python would wait forever.
+        # At once: an error's traceback keeps the loader until garbage collection. By then the queues that end its
+        # workers are gone, and the signal that torch sends instead is blocked in them: Python would wait forever.
         getattr(iterator, "_shutdown_workers", lambda: None)()
 
 
@@ -361,7 +361,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
     images = [sample.rgb for sample in samples if sample.rgb is not None]
     if len({image.shape for image in images}) > 1:
         height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
-        # Gray, as black would be an edge, and far from the mean that networks expect.
+        # Gray: black would be an edge, and far from the mean that networks expect.
         rgb = images[0].new_full((len(images), 3, height, width), _GRAY)
         for padded, image in zip(rgb, images, strict=True):
             padded[:, : image.shape[1], : image.shape[2]] = image

@@ -1,13 +1,13 @@
-"""The built-in images: tiles of the color photographs that scikit-image carries in its package.
+"""The built-in images: tiles of the color photographs in the package of scikit-image.
 
-No download. The label of a tile is the photograph it is cut from. Each photograph is split across its
+They need no download. The label of a tile is the photograph that contains it. Each photograph is split along its
 longer axis (a square one from top to bottom):
 
     | train: tiles side by side | gap: 16 pixels, in no tile | test: the last 43 %, tiles side by side |
 
-so that no pixel is in both parts, nor in two tiles: tiles that are held out are really unseen. The
-two largest photographs (retina, hubble_deep_field) are halved first by averaging 2 x 2 pixels, which
-brings all eight to a like scale: their longer sides are 451 to 741 pixels.
+so that no pixel is in both parts or in two tiles: held-out tiles share no pixel with the others. The two
+largest photographs (retina, hubble_deep_field) are first halved by averaging 2 x 2 pixels. Then all eight
+have a similar size: their longer sides are 451 to 741 pixels.
 """
 
 from collections.abc import Iterator
@@ -36,9 +36,9 @@ NAMES = (
 )
 """The photographs, in the order of their labels."""
 
-_TEST_SHARE = 0.43  # the least that gives chelsea, the smallest, four columns of 48-pixel test tiles
-_GAP = 16  # two blocks of JPEG: several of the photographs were compressed once
-_FLAT = 2.0  # standard deviation of luma, of 255: the retina's black frame is below
+_TEST_SHARE = 0.43  # the least with four columns of 48-pixel test tiles in chelsea, the smallest
+_GAP = 16  # two JPEG blocks: several of the photographs were JPEGs
+_FLAT = 2.0  # standard deviation of luma, of 255: that of the retina's black frame is lower
 
 TileBox = tuple[int, int, int, int]  # left, top, right, bottom
 
@@ -47,15 +47,15 @@ class Bundled:
     """A labeled source: one part of the tiles of the built-in photographs.
 
     Nearly flat tiles (luma with a standard deviation below 2 of 255) are left out: a network that
-    sees lightness alone cannot tell which photograph they are from.
+    sees only lightness cannot classify them.
 
     Args:
         part: ``train`` or ``test``.
         tile: the side of a tile in pixels.
-        stride: distance from one tile to the next. Default: a whole tile; less makes tiles overlap, which
-            the part ``test`` refuses.
-        cap: the largest number of tiles per photograph, evenly spaced. Default: as many as the photograph
-            with the fewest has, so that all classes are of one size.
+        stride: distance from one tile to the next. Default: a whole tile. With less, tiles overlap, which is an
+            error for the part ``test``.
+        cap: the largest number of tiles per photograph, evenly spaced. Default: the smallest number of tiles of
+            a photograph, so that all classes have the same size.
 
     Raises:
         UserError: a setting is out of range, or a photograph has no tile of this size.
@@ -69,19 +69,21 @@ class Bundled:
         cap: int | None = None,
     ) -> None:
         if part not in ("train", "test"):
-            raise UserError(f"bundled:{part}: no such part; take bundled:train or bundled:test")
+            raise UserError(f"bundled:{part}: no such part; use bundled:train or bundled:test")
         if stride is None:
             stride = tile
         if min(tile, stride, 1 if cap is None else cap) < 1:
-            raise UserError(f"bundled:{part}: tile, stride and cap are at least 1: {tile}, {stride}, {cap}")
+            raise UserError(f"bundled:{part}: tile, stride and cap must be at least 1: {tile}, {stride}, {cap}")
         if part == "test" and stride < tile:
-            raise UserError(f"bundled:test: stride {stride} is below tile {tile}; test tiles never overlap")
+            raise UserError(
+                f"bundled:test: stride {stride} is below tile {tile}, but test tiles must not overlap; raise stride"
+            )
         self.part = part
         self.tile = tile
         corners = [list(_corners(name, part, tile, stride)) for name in NAMES]
         for name, tiles in zip(NAMES, corners, strict=True):
             if not tiles:
-                raise UserError(f"bundled:{part}: {name} has no tile of {tile} pixels; take a smaller tile")
+                raise UserError(f"bundled:{part}: {name} has no tile of {tile} pixels; use a smaller tile")
         cap = cap or min(map(len, corners))
         self._labels: list[int] = []
         self._corners: list[tuple[int, int]] = []

@@ -1,15 +1,15 @@
 """Decoding: from the bytes of an image file to an upright RGB image.
 
-This is the only place where files become pixels. It decides what a format leaves open:
+All files are decoded here. Where a format leaves a choice, these are the rules:
 
 - Transparency is composited on white.
-- Gray of 16 bits is divided by 257. 32-bit integers and floats have no fixed white: those within
-  [0, 65535], respectively [0, 1], are scaled by that range, all others from their least to their greatest
-  value. Nothing is clipped; NaN and infinity are black.
-- An embedded ICC profile is converted to sRGB (RGB and CMYK images; skipped where it maps every color
-  to itself within 2 levels of 255). An unusable profile is ignored, as is that of a gray image, which
-  has only a tone curve and must stay neutral. CMYK without a profile is converted as Pillow does.
-- An EXIF block that cannot be read is ignored. Of several frames the first is taken.
+- Gray of 16 bits is divided by 257. 32-bit integers and floats have no fixed white. If all values of an image
+  lie within [0, 65535] (integers) or [0, 1] (floats), they are scaled by that range, otherwise from their least to
+  their greatest value. Nothing is clipped; NaN and infinity are black.
+- Colors with an embedded ICC profile are converted to sRGB (RGB and CMYK images; not if the profile changes no
+  color by more than 2 levels of 255). An unusable profile is ignored. That of a gray image is ignored too: it is only
+  a tone curve, and the image must stay neutral. CMYK without a profile is converted as Pillow does.
+- An EXIF block that cannot be read is ignored. The first of several frames is used.
 """
 
 from functools import lru_cache
@@ -26,9 +26,9 @@ from pretext.data.formats import open_image, why_unidentified
 from pretext.errors import ImageError
 
 DECODER: str = f"pillow {PIL.__version__}"
-"""The decoder and its version: recorded in runs, since another decoder gives slightly other pixels."""
+"""The decoder and its version. Runs record it, because another decoder gives slightly different pixels."""
 
-_BYTES_A_PIXEL = 12  # Pillow keeps 4; with a rotated or converted copy, and buffers
+_BYTES_A_PIXEL = 12  # Pillow needs 4; the rest is for a rotated or converted copy, and buffers
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -38,14 +38,14 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF orientation -> the operation that makes an image upright; none for 1."""
+"""EXIF orientation -> the operation that makes an image upright; orientation 1 needs none."""
 
 
 def decode(data: bytes, key: str, shorter: int | None = None) -> Image.Image:
     """Return the image in ``data``: mode RGB, upright.
 
     Args:
-        data: the whole file, of any of ``formats.FORMATS``, whatever its name says.
+        data: the whole file, in any of ``formats.FORMATS``; its name does not matter.
         key: the name of the image, for the error.
         shorter: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as its shorter side stays at
             least this many pixels.
@@ -53,7 +53,7 @@ def decode(data: bytes, key: str, shorter: int | None = None) -> Image.Image:
     Raises:
         ImageError: the data is empty, truncated, damaged, of no known format, or has more pixels than
             ``PIL.Image.MAX_IMAGE_PIXELS``.
-        MemoryError: there is no memory for an image of its size.
+        MemoryError: there is not enough memory for an image of its size.
     """
     assert shorter is None or shorter > 0, shorter
     if not data:
@@ -74,9 +74,9 @@ def decode(data: bytes, key: str, shorter: int | None = None) -> Image.Image:
                 upright = upright.transpose(operation)
             upright.info.clear()  # or saving it would write the profile and orientation of the file
             return upright
-    except Exception as problem:  # damaged bytes make Pillow raise nearly anything
+    except Exception as problem:  # Pillow raises many types of error for damaged bytes
         if isinstance(problem, MemoryError) and _is_memory_short(pixels):
-            raise  # to skip it would make a run depend on the free memory
+            raise  # if it was skipped, a run would depend on the free memory
         raise ImageError(key, _reason(problem, data)) from problem
 
 
@@ -135,7 +135,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         gray[~np.isfinite(gray)] = 0
         low, high = 0.0, 1.0 if image.mode == "F" else 65535.0
         if image.mode.startswith("I;16"):
-            # Pillow hands 12-bit samples and white-is-zero TIFF over as they are in the file.
+            # Pillow does not convert 12-bit samples and white-is-zero TIFF.
             tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
             high = 2.0 ** tags.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0] - 1
             if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:

@@ -1,7 +1,7 @@
-"""Find the images that two sets have in common, by the bytes in which they are stored.
+"""Find the images that two datasets have in common, by their stored bytes.
 
-Cheap facts come first: sizes, then a hash of some bytes amid an image, then a hash of all of its bytes. Each step looks
-only at the images that the step before could not tell apart, so of ImageNet a small part is read.
+Cheap checks come first: sizes, then a hash of some bytes in the middle of an image, then a hash of all its bytes. Each
+step compares only the images that are equal so far, so only a small part of ImageNet is read.
 
 The results of large sets are stored in ``$XDG_CACHE_HOME/pretint/shared`` (``~/.cache`` without that variable), under
 a name that depends on the keys, sizes and change times of all images. Any file there may be deleted at any time.
@@ -28,10 +28,10 @@ from pretext.files import write_atomically
 
 ImageIndices = NDArray[np.int64]
 
-_AMID = 1024  # bytes that are hashed first: in the middle, since either end may be a header that many images share
+_AMID = 1024  # bytes in the middle that are hashed first: many images may share the same beginning or end
 _BLOCK = 512  # images that a thread reads between two reports
 _THREADS = 4  # a network drive answers several readers at once
-_MANY = 10_000  # images: fewer take a second at most, so that nothing is stored and no progress is shown
+_MANY = 10_000  # images: fewer take at most a second, so nothing is stored and no progress is shown
 _SETTLED = 2_000_000_000  # ns: within a clock tick of a file system two changes of a file look alike
 _THUMBNAIL = 8  # pixels
 
@@ -42,14 +42,14 @@ def find_shared(
     train_indices: ImageIndices | None = None,
     test_indices: ImageIndices | None = None,
 ) -> ImageIndices:
-    """Find the images of one set that are in another set, too.
+    """Find the images of one dataset that are in another dataset too.
 
-    Two images are the same if all bytes in which they are stored are equal. If one of the sources is no
-    ``StoredDataset``, they are the same if their keys and all decoded pixels are equal.
+    Two images are the same if all their stored bytes are equal. If one of the sources is not a ``StoredDataset``, they
+    are the same if their keys and all decoded pixels are equal.
 
     Args:
-        train: one set.
-        test: the other set; it may be the same source with other indices.
+        train: one dataset.
+        test: the other dataset; it may be the same source with other indices.
         train_indices: which images of ``train`` to compare; all by default.
         test_indices: the same for ``test``.
 
@@ -82,7 +82,7 @@ def find_shared(
     pairs = _as_pairs(_shared_by_bytes(train, test, *sizes, train_indices, test_indices))
     if file:
         content = pairs.astype("<i8").tobytes()
-        with contextlib.suppress(OSError, UserError):  # no room, or no right: they are computed again next time
+        with contextlib.suppress(OSError, UserError):  # disk full, or no permission: they are computed again next time
             write_atomically(file, hashlib.sha256(content).digest() + content)
     return pairs
 
@@ -100,7 +100,7 @@ def stamp_files(path_of: Callable[[int], bytes], count: int) -> ImageIndices:
         for index in range(start, min(start + _BLOCK, count)):
             with contextlib.suppress(OSError):
                 status = os.stat(path_of(index))  # noqa: PTH116 (bytes)
-                if stat.S_ISREG(status.st_mode):  # to read from a pipe would be to wait
+                if stat.S_ISREG(status.st_mode):  # reading a pipe would wait
                     stamps[index] = status.st_size, status.st_ctime_ns  # mtime can be set back
 
     with ThreadPoolExecutor(_THREADS) as threads:
@@ -149,7 +149,7 @@ def _hash_images(
     amid: bool,
     advance: Advance,
 ) -> dict[bytes, list[int]]:
-    """Return images by a hash of size and bytes: all or, ``amid``, some in the middle; unreadable ones are left out."""
+    """Return images by a hash of size and bytes (all, or with ``amid`` some in the middle), without unreadable ones."""
 
     def hash_block(start: int) -> list[tuple[bytes, int]]:
         hashes = []
@@ -183,7 +183,7 @@ def _shared_by_key(
         match = test_keys.get(key(train, index))
         if match is None:
             continue
-        with contextlib.suppress(ImageError):  # what cannot be read is not the same
+        with contextlib.suppress(ImageError):  # unreadable images are not the same
             if all(
                 np.array_equal(np.asarray(train.read(index, shorter)), np.asarray(test.read(match, shorter)))
                 for shorter in (_THUMBNAIL, None)

@@ -85,10 +85,10 @@ class Files:
 class Folder(Files):
     """A source of all images below ``root``, ordered by relative path.
 
-    Other files, hidden ones (a name that begins with a dot) and files that a system made are skipped, and a line counts
-    them. Links to folders are followed, except into a folder that contains the link. A large folder is scanned once and
-    opened again from its index, see ``pretext.data.scan``; the list of a million images takes some 50 MB, which all
-    processes of the machine share.
+    Other files, hidden ones (a name that begins with a dot) and files that a system made are skipped; their number is
+    printed. Links to folders are followed, except into a folder that contains the link. A large folder is scanned only
+    once; later it is opened from its index, see ``pretext.data.scan``. The list of a million images needs some 50 MB,
+    which all processes of the machine share.
 
     Raises:
         UserError: ``root`` is missing, is not a folder, cannot be listed (it or a folder below), or
@@ -100,7 +100,7 @@ class Folder(Files):
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = os.fspath(root)
         if not self.root:
-            raise UserError("no folder is named: the name is empty; give a folder of images, or `bundled`")
+            raise UserError("the name of the folder is empty; give a folder of images, or `bundled`")
         problem = ""
         try:
             folder = Path(root).expanduser().absolute()
@@ -114,7 +114,7 @@ class Folder(Files):
             raise UserError(f"{root}: {problem}; give a folder of images, or `bundled` for the built-in ones")
         base = os.fsencode(folder)
         self._listing: Listing = open_listing(base, self.root, self._by_class)
-        self._listing.left_out.tell(readable(os.fsencode(self.root)))
+        self._listing.left_out.print_once(readable(os.fsencode(self.root)))
         super().__init__(base, self._listing.paths)
 
     def digest(self) -> str:
@@ -125,8 +125,8 @@ class Folder(Files):
 class ClassFolder(Folder):
     """A labeled source of the images ``root/CLASS/**/image``; the classes are sorted by name (in NFC).
 
-    Labels are those of torchvision's ``ImageFolder``, except that folders which a system made are no classes. Images
-    directly under ``root`` have no class and are left out, as there.
+    Labels are those of torchvision's ``ImageFolder``, except that folders which a system made are not classes. As in
+    torchvision, images directly under ``root`` have no class and are left out.
 
     Raises:
         UserError: as for `Folder`, and where ``root`` has no sub-folder, a class has no image, or the names of two

@@ -1,10 +1,9 @@
-"""Which files are images, by the endings of their names, and which are left out.
+"""The image formats, by the endings of files, and the files that are left out.
 
-This is the list of formats that are read. A training set, a tar shard, a list file and a folder that is colorized take
-the same.
+The same formats are read everywhere: in a training set, a tar shard, a list file and a folder to colorize.
 
-What a listing leaves out is counted by kind and reported in one line. Folders and files that operating systems, cameras
-and photo servers make are left out at any depth; of a path that a user names, only what lies below it counts.
+The files that a listing leaves out are counted by kind and reported in one line. Folders and files that operating
+systems, cameras and photo servers make are left out at any depth below the path that a user gives.
 """
 
 import contextlib
@@ -32,11 +31,11 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "AVIF": (".avif", ".avifs"),
     "HEIF": (".heic", ".heif", ".hif"),
 }
-"""Pillow's name of a format -> endings of its files. Named, because Pillow's other plugins include some that start
-programs (Ghostscript for EPS)."""
+"""Pillow's name of a format -> endings of its files. Only these are opened: some other plugins of Pillow start programs
+(Ghostscript for EPS)."""
 
 HEIF = FORMATS["HEIF"]
-"""Endings of files that only the extra ``heif`` reads."""
+"""Endings of files that need the extra ``heif``."""
 HEIF_HINT = "pip install 'pretint[heif]'"
 KNOWN = tuple(ending for endings in FORMATS.values() for ending in endings)
 """All endings, whether or not the extra is installed."""
@@ -74,13 +73,13 @@ _BEGINNINGS = (".Trash", "._")
 _NAMES = {name.lower().encode(): name.strip() for name in _SYSTEM}
 _SHOWN = 6  # kinds in a line
 _KINDS = 200
-_LONGEST_KIND = 40  # characters: all of ours are shorter
-_LONGEST = 8  # characters of an ending: what is longer is a sentence with a dot in it
+_LONGEST_KIND = 40  # characters: all kinds of Pretint are shorter
+_LONGEST = 8  # characters of an ending: longer ones are part of a sentence with a dot in it
 
 RULES = hashlib.sha256("\n".join([*ENDINGS, "", *_SYSTEM, *_BEGINNINGS]).encode()).hexdigest()[:16]
-"""A hash of the rules by which files are taken or left out: another version may have others. Indices store it."""
+"""A hash of the rules that select files: other versions may have other rules. Indices store it."""
 
-_told: set[str] = set()
+_printed: set[str] = set()
 
 
 def ending_of(name: AnyStr) -> AnyStr:
@@ -91,12 +90,12 @@ def ending_of(name: AnyStr) -> AnyStr:
 
 
 def is_image_name(name: bytes) -> bool:
-    """Whether a file of this name is taken for an image."""
-    return name.lower().endswith(_ENDINGS)  # quick, as the usual endings come first: a scan asks a million times
+    """Whether a file of this name counts as an image."""
+    return name.lower().endswith(_ENDINGS)  # the usual endings come first, for speed: a scan calls this a million times
 
 
 def open_image(file: Path | IO[bytes], formats: Sequence[str] = ()) -> Image.Image:
-    """Open an image with Pillow, whatever its name says; only its head is read.
+    """Open an image with Pillow by its content, not by its name; only its head is read.
 
     Args:
         file: a path, or a file that is open at its beginning.
@@ -104,7 +103,7 @@ def open_image(file: Path | IO[bytes], formats: Sequence[str] = ()) -> Image.Ima
 
     Raises:
         UnidentifiedImageError: it has none of the formats.
-        Exception: of many kinds, where it is damaged.
+        Exception: it is damaged; many types are possible.
     """
     builtin = [name for name in formats or _BUILTIN if name != "HEIF"]
     try:
@@ -122,15 +121,15 @@ def open_image(file: Path | IO[bytes], formats: Sequence[str] = ()) -> Image.Ima
 
 
 def is_heif(head: bytes) -> bool:
-    """Whether a file that begins so is HEIF: most are photographs from phones."""
+    """Whether ``head``, the first bytes of a file, are those of HEIF: most are photographs from phones."""
     return head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS
 
 
 def why_unidentified(head: bytes) -> str:
-    """Return why a file that begins so has none of the formats, in words for the user.
+    """Return a message for the user on why a file has none of the formats.
 
     Args:
-        head: its first bytes, 32 or more if it has them.
+        head: the first bytes of the file, at least 32 if it has as many.
     """
     if is_heif(head) and not _can_read_heif():
         return f"is a HEIF image (.heic), which needs pillow-heif: {HEIF_HINT}"
@@ -153,7 +152,7 @@ def _can_read_heif() -> bool:
 
 
 def system_name(name: bytes) -> str | None:
-    """Return the name in messages of a file or folder that a system made; None if a person named it so."""
+    """Return the name for messages of a file or folder that a system made; None for all others."""
     lower = name.lower()
     if lower in _NAMES:
         return _NAMES[lower]
@@ -164,7 +163,7 @@ class SkippedFiles:
     """Counts of the files and folders that a listing leaves out.
 
     Args:
-        files: kind -> number of files; a kind is an ending, or a word in its place.
+        files: kind -> number of files; a kind is an ending, or a word instead of one.
         folders: kind -> number of folders.
     """
 
@@ -186,7 +185,7 @@ class SkippedFiles:
         _count(self.folders, system_name(name) or "hidden")
 
     def add_kind(self, kind: str, count: int = 1) -> None:
-        """Count files that are left out for another reason than their names."""
+        """Count files that are left out for a reason other than their names."""
         _count(self.files, kind, count)
 
     def add_all(self, other: "SkippedFiles") -> None:
@@ -210,18 +209,18 @@ class SkippedFiles:
         return {"files": dict(self.files), "folders": dict(self.folders)}
 
     def describe(self) -> str:
-        """Return a text, empty for no files: ``6 files left out: 3 .txt, 2 .mov, 1 without an ending``."""
+        """Return a text such as ``6 files left out: 3 .txt, 2 .mov, 1 without an ending``; empty if there are none."""
         parts = [_describe(self.files, "file"), _describe(self.folders, "folder")]
         missed = [ending for ending in HEIF if ending in self.files and ending not in ENDINGS]
         if missed:
             parts.append(f"to read {' '.join(missed)}: {HEIF_HINT}")
         return "; ".join(filter(None, parts))
 
-    def tell(self, where: str) -> None:
-        """Print the text for the source or folder ``where``: once, by one process of a run."""
+    def print_once(self, where: str) -> None:
+        """Print the text for the source or folder ``where``, once and in one process of a run."""
         line = f"{where}: {self.describe()}"
-        if self and line not in _told and distributed.is_rank_zero():
-            _told.add(line)
+        if self and line not in _printed and distributed.is_rank_zero():
+            _printed.add(line)
             say(line)
 
 

@@ -1,10 +1,10 @@
-"""Data sets of the Hugging Face hub, and local ones in its formats: ``hf:imagenet-1k:train``.
+"""Datasets of the Hugging Face hub, and local ones in its formats: ``hf:imagenet-1k:train``.
 
-Needs the extra ``pretint[hf]``. Images are taken by index from Arrow tables on disk, which all processes map
-into memory together. The library, from its version 4 on, cannot run a data set's own code.
+This needs the extra ``pretint[hf]``. Images are read by index from Arrow tables on disk. All processes share these in
+memory. Version 4 and later of the library cannot run a dataset's code.
 
-An image is encoded bytes, or a struct of ``bytes`` and ``path`` (of which one may be missing), whatever the table's
-own description calls it: pandas and pyarrow write such columns without Hugging Face's type ``Image``.
+An image is encoded bytes, or a struct of ``bytes`` and ``path`` (one of them may be missing). The column need not have
+Hugging Face's type ``Image``: pandas and pyarrow write columns without it.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ _WHOLE = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint6
 
 
 def open_hugging_face(name: str, labeled: bool) -> LabeledDataset | None:
-    """Open a data set in Hugging Face's formats; return None if the name is of another kind.
+    """Open a dataset in Hugging Face's formats; return None if the name is of another kind.
 
     Args:
         name: ``hf:DATA:SPLIT`` or ``hf:DATA:CONFIG:SPLIT``. DATA is a folder that ``save_to_disk`` wrote, a
@@ -45,8 +45,8 @@ def open_hugging_face(name: str, labeled: bool) -> LabeledDataset | None:
         labeled: whether every image must have a label.
 
     Raises:
-        UserError: there is no such data, configuration, split or hub, or no column of images; labels are needed and
-            missing.
+        UserError: there is no such dataset, configuration or split, the hub cannot be reached, there is no column of
+            images, or labels are needed and missing.
     """
     if not name.startswith(PREFIX):
         return None
@@ -60,13 +60,13 @@ def open_hugging_face(name: str, labeled: bool) -> LabeledDataset | None:
     data, config, split = parts["data"], parts["config"], parts["split"]
     table = _load_split(datasets, name, data, config, split)
     if not len(table):
-        raise UserError(f"{name}: the split is empty; take another")
+        raise UserError(f"{name}: the split is empty; give another")
     images = table.select_columns([find_image_column(name, table.features)])
     label = find_label_column(table.features)
     if labeled and label is None:
         raise UserError(
-            f"{name}: no column of labels (of the type ClassLabel, or of integers or texts and called label); there "
-            f'are {", ".join(table.features)}; make one by dataset.class_encode_column("COLUMN")'
+            f"{name}: no column of labels (of type ClassLabel, or of integers or texts with the name label); there "
+            f'are {", ".join(table.features)}; make one with dataset.class_encode_column("COLUMN")'
         )
     prefix = "/".join(filter(None, [Path(data).name, config, split]))
     source = HuggingFace(name, images, prefix, table.select_columns([label]) if label else None)
@@ -82,7 +82,7 @@ class HuggingFace:
         name: as the user wrote it.
         images: a ``datasets.Dataset`` of one column: see ``find_image_column``.
         prefix: the first part of all keys.
-        labels: the same of one column of labels, if there is any.
+        labels: a ``datasets.Dataset`` of one column of labels, or None.
     """
 
     def __init__(self, name: str, images: Any, prefix: str, labels: Any) -> None:
@@ -115,13 +115,13 @@ class HuggingFace:
             if path:  # the table refers to files
                 return Path(path).read_bytes()[start:stop]
         except FileNotFoundError as problem:
-            raise ImageError(key, f"the file {problem.filename} is gone since the data set was made") from problem
+            raise ImageError(key, f"the file {problem.filename} is gone since the dataset was made") from problem
         except (OSError, MemoryError, ValueError) as problem:  # Arrow's own errors are among these
             raise ImageError(key, f"cannot be read: {' '.join(str(problem).split())}") from problem
-        raise ImageError(key, "the data set has no image here")
+        raise ImageError(key, "the dataset has no image here")
 
     def key(self, index: int) -> str:
-        """Return data set, split and row: ``imagenet-1k/train/0000042``."""
+        """Return dataset, split and row: ``imagenet-1k/train/0000042``."""
         assert 0 <= index < len(self), index
         return f"{self._prefix}/{index:07}"
 
@@ -131,7 +131,7 @@ class HuggingFace:
 
     @property
     def classes(self) -> list[str]:
-        """Return the names of the classes, by label: of the type ClassLabel, else the labels themselves, sorted."""
+        """Return the names of the classes, by label: those of the type ClassLabel, else the sorted labels."""
         return self._encoded[1]
 
     @cached_property
@@ -162,30 +162,30 @@ def _load_split(datasets: Any, name: str, data: str, config: str | None, split: 
     except (OSError, RuntimeError):  # denied, or ~nobody
         exists = False
     if not exists and (data[0] in "./~" or data.count("/") > 1 or data.endswith(".parquet")):
-        raise UserError(f"{name}: no such file or folder as {data}; write {_LOCAL}")
+        raise UserError(f"{name}: no file or folder {data}; write {_LOCAL}")
     if not exists and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", data):
-        raise UserError(f"{name}: {data} is neither a file nor a name that the hub could have; write {_LOCAL}")
+        raise UserError(f"{name}: {data} is not a file and not a valid name on the hub; write {_LOCAL}")
     if exists and path.is_file():
         magic = b""
         with contextlib.suppress(OSError), path.open("rb") as file:
             magic = file.read(4)
         if magic != b"PAR1":
-            raise UserError(f"{name}: {data} is no parquet file; write {_LOCAL}")
+            raise UserError(f"{name}: {data} is not a parquet file; write {_LOCAL}")
     is_saved = exists and any((path / file).exists() for file in ("dataset_dict.json", "state.json"))
     try:
         if is_saved:
-            # What save_to_disk wrote; the library itself loads such a folder only whole.
+            # A folder of save_to_disk; the library can only load it as a whole.
             saved = datasets.load_from_disk(str(path))
             if isinstance(saved, dict):
                 splits = dict(saved)
-            else:  # a set without a name of its own takes any one name
+            else:  # a dataset without a name of its split accepts any one name
                 splits = {str(saved.split) if saved.split else _only_split(name, split): saved}
             _require_no_config(name, config, next(iter(splits.values())).config_name if splits else None)
             if split in splits:
                 return splits[split]
             unknown = [word for word in _split_names(split) if word not in splits]
             if unknown and not isinstance(saved, dict):
-                raise UserError(f"{name}: it holds the split {saved.split}, not {unknown[0]}")
+                raise UserError(f"{name}: it has the split {saved.split}, not {unknown[0]}")
             if unknown:
                 near = difflib.get_close_matches(unknown[0], splits, 1)
                 meant = f"; did you mean {near[0]}?" if near else ""
@@ -202,8 +202,8 @@ def _load_split(datasets: Any, name: str, data: str, config: str | None, split: 
         raise
     except (ConnectionError, TimeoutError) as problem:
         raise UserError(
-            f"{name}: the hub cannot be reached ({_line(problem)}), and no copy of {data} is kept here; "
-            f"a local one would do instead: {_LOCAL}"
+            f"{name}: the hub cannot be reached ({_line(problem)}), and there is no local copy of {data}; "
+            f"try again, or give a local dataset: {_LOCAL}"
         ) from problem
     except Exception as problem:  # the library passes on all errors of its readers and of the network
         hint = f"; or give a local copy: {_LOCAL}" if not exists else ""
@@ -216,10 +216,10 @@ def _split_names(split: str) -> list[str]:
 
 
 def _only_split(name: str, split: str) -> str:
-    """Return the name that the user gives to a set without splits."""
+    """Return the user's name for the only split of a dataset without splits."""
     names = list(dict.fromkeys(_split_names(split)))
     if len(names) > 1:
-        raise UserError(f"{name}: it has no splits, so {' and '.join(names)} would be the same; take one name")
+        raise UserError(f"{name}: it has no splits, so {' and '.join(names)} would be the same; give one name")
     return names[0]
 
 
@@ -234,10 +234,11 @@ def _line(problem: Exception) -> str:
 
 
 def find_image_column(name: str, features: Mapping[str, Any]) -> str:
-    """Return the column of images: of the type Image, else of bytes; of several the one that is called image.
+    """Return the column of images: one of type Image, else one of bytes; if there are several, the one named image.
 
     Raises:
-        UserError: there is none, or several without that name and type. ``name`` is the source's, for the message.
+        UserError: there is no such column, or several of bytes and none is named image. ``name`` is the source, for the
+            message.
     """
     images = [column for column, feature in features.items() if _kind(feature) == "Image"]
     if images:
@@ -251,13 +252,13 @@ def find_image_column(name: str, features: Mapping[str, Any]) -> str:
         return "image" if "image" in encoded else encoded[0]
     column = "image" if "image" in features else "COLUMN"
     raise UserError(
-        f"{name}: no column of images (of the type Image, or of their bytes); there are {', '.join(features)}; "
-        f'make one by dataset.cast_column("{column}", datasets.Image())'
+        f"{name}: no column of images (of type Image, or of their bytes); there are {', '.join(features)}; "
+        f'make one with dataset.cast_column("{column}", datasets.Image())'
     )
 
 
 def find_label_column(features: Mapping[str, Any]) -> str | None:
-    """Return the column of labels: of the type ClassLabel (of several the one called label), else one called label."""
+    """Return the column of labels: one of type ClassLabel (if several, the one named label), else one named label."""
     named = [column for column, feature in features.items() if _kind(feature) == "ClassLabel"]
     if named:
         return "label" if "label" in named else named[0]
@@ -269,8 +270,8 @@ def encode_labels(values: Any, names: list[str] | None) -> tuple[NDArray[np.int6
 
     Args:
         values: a ``pyarrow.ChunkedArray`` of integers, texts or booleans.
-        names: the table's names of classes 0, 1, ...; None: the values are the classes, texts in order of their
-            letters, numbers in order of their size. Texts that differ only in Unicode form are one class.
+        names: the table's names of classes 0, 1, ...; None: the values are the classes, texts in alphabetical order,
+            numbers in numerical order. Texts that differ only in Unicode form are one class.
 
     Returns:
         int64 (N,), ``UNLABELED`` if there is no label (null, a negative number or an empty text), and the names.
@@ -291,7 +292,7 @@ def read_cell(table: Any, index: int) -> tuple[Any, str | None]:
     """Return the bytes of an image as a ``pyarrow.Buffer``, and its path; None for each that is missing.
 
     Args:
-        table: a ``datasets.Dataset`` of the one column.
+        table: a ``datasets.Dataset`` of one column.
         index: the row.
     """
     row = index if table._indices is None else table._indices.column(0)[index].as_py()

@@ -1,4 +1,4 @@
-"""Checks of labels, before anything is evaluated by them."""
+"""Checks of labels."""
 
 import unicodedata
 from collections import Counter
@@ -22,14 +22,14 @@ def compose_classes(where: str, names: Iterable[str]) -> list[str]:
     """Return the names of classes in form NFC.
 
     Raises:
-        UserError: two classes have the same name then; ``where`` names their source in the message.
+        UserError: two classes have the same name in form NFC. ``where`` is their source, for the message.
     """
     composed = [compose(name) for name in names]
     if len(set(composed)) < len(composed):
         name, times = Counter(composed).most_common(1)[0]
         raise UserError(
             f"{where}: {times} classes are called {name}; names that differ only in Unicode form (NFC, NFD) count as "
-            "the same; rename one, or join them"
+            "the same; rename one, or merge them"
         )
     return composed
 
@@ -39,7 +39,7 @@ def check_labels(name: str, labels: Iterable[int | None], classes: Sequence[str]
 
     Args:
         name: name of the source, for messages.
-        labels: None, or any negative number, where an image has none (Hugging Face's test parts have -1).
+        labels: labels; None or a negative number for an image without one (Hugging Face's test parts have -1).
         classes: names of the classes.
 
     Raises:
@@ -48,9 +48,11 @@ def check_labels(name: str, labels: Iterable[int | None], classes: Sequence[str]
     array = np.array([-1 if label is None else label for label in labels], np.int64)
     unlabeled = int((array < 0).sum())
     if unlabeled:
-        raise UserError(f"{name}: {unlabeled:,} of {len(array):,} images have no label; name a part that has them")
+        raise UserError(f"{name}: {unlabeled:,} of {len(array):,} images have no label; give a part with labels")
     if len(array) and array.max() >= len(classes):
-        raise UserError(f"{name}: a label is {array.max()}, and there are {len(classes)} classes; is the set whole?")
+        raise UserError(
+            f"{name}: a label is {array.max()}, but there are only {len(classes)} classes; get the dataset again"
+        )
     return array
 
 
@@ -63,25 +65,25 @@ def check_presence(name: str, labels: NDArray[np.generic], classes: Sequence[str
         classes: names of the classes.
 
     Raises:
-        UserError: another shape, or another value.
+        UserError: the shape or a value is wrong.
     """
     if labels.ndim != 2 or labels.shape[1] != len(classes):
-        raise UserError(f"{name}: labels of the shape {labels.shape}, and there are {len(classes)} classes")
+        raise UserError(f"{name}: labels have the shape {labels.shape}; it must be (images, {len(classes)})")
     invalid = labels[(labels != 1) & (labels != 0) & (labels != -1)]
     if len(invalid):
-        raise UserError(f"{name}: a label is {invalid[0]}, which is none of 1 (present), 0 (absent), -1 (not counted)")
+        raise UserError(f"{name}: a label is {invalid[0]}; it must be 1 (present), 0 (absent) or -1 (not counted)")
     return labels.astype(np.int8, copy=False)
 
 
 def require_single_labels(labels: Labels, refusal: str) -> NDArray[np.int64]:
-    """Return labels of images that show one class each: int64 (N,).
+    """Return the labels if every image has one: int64 (N,).
 
     Args:
         labels: labels of a source.
-        refusal: the message if an image can have several labels.
+        refusal: the message of the error.
 
     Raises:
-        UserError: the refusal.
+        UserError: an image can have several labels.
     """
     if np.ndim(labels) != 1:
         raise UserError(refusal)

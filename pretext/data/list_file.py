@@ -1,7 +1,7 @@
-"""Lists of images: ``list:FILE:FOLDER``, a line for each image, its path below FOLDER and its label.
+"""Lists of images, ``list:FILE:FOLDER``: each line has the path of an image below FOLDER, and its label.
 
 Places205, Places365 and Caffe's ImageNet have this form: ``a/abbey/gsun_0a1b.jpg 0``. White space or a comma separates
-the two; a path may hold both, as the label is the last field. A list may have no labels.
+the two; a path may contain both, because the label is the last field. A list may have no labels.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ _GRAMMAR = "write list:FILE:FOLDER, such as list:train_places205.csv:/data/image
 _ENDINGS = frozenset(ending.encode() for ending in KNOWN)
 _CHUNK = 2**20
 _LONGEST = 2**14  # bytes of a line: paths end at 4096
-_DIGITS = 6  # of a label: greater numbers are none
+_DIGITS = 6  # of a label: a longer number is not a label
 _CHECKED = 8  # images
 
 
@@ -37,12 +37,12 @@ def open_list(name: str, labeled: bool) -> "ListedFiles | None":
     """Open the images that a list names; return None if the name is of another kind.
 
     Args:
-        name: ``list:FILE:FOLDER``: the list, whose own path holds no colon, and the folder that its paths start from.
+        name: ``list:FILE:FOLDER``: the list (its path must have no colon), and the folder that its paths start from.
         labeled: whether every image must have a label.
 
     Raises:
-        UserError: there is no such file or folder; a line is no image, or leads out of the folder; there is no line;
-            an image is listed twice; none of the images exists; labels are needed and missing.
+        UserError: there is no such file or folder, the list is empty, a line is not an image or leads out of the
+            folder, an image is listed twice, none of the images exists, or labels are needed and missing.
     """
     if not name.startswith(PREFIX):
         return None
@@ -69,7 +69,7 @@ class ListedFiles(Files):
         UserError: see ``open_list``.
     """
 
-    _missing = "no such file, though the list names it"
+    _missing = "no such file, but the list contains it"
 
     def __init__(self, name: str, file: Path, folder: Path) -> None:
         self._name = name
@@ -86,12 +86,12 @@ class ListedFiles(Files):
                 raise UserError(
                     f"{name}: {self.key(first)} is listed twice, as image {first + 1:,} and {again + 1:,}; list it once"
                 )
-        # A folder that holds none of some images is the wrong one.
+        # If some images are checked and none exists, the folder is wrong.
         indices = [number * (len(self) - 1) // (_CHECKED - 1) for number in range(_CHECKED)]
         if not any(os.path.exists(self._file(index)) for index in indices):  # noqa: PTH110 (bytes)
             raise UserError(
-                f"{name}: no file {folder / self.key(0)}, nor others that the list names; give the folder that "
-                "its paths begin in"
+                f"{name}: no file {folder / self.key(0)}, and no other image of the list; give the folder that "
+                "its paths start from"
             )
 
     @cached_property
@@ -122,7 +122,7 @@ class ListedFiles(Files):
             UserError: the list has none, or negative ones.
         """
         if self._labels is None:
-            raise UserError(f"{self._name}: the list has no labels; a line needs one behind its path: a/abbey/1.jpg 0")
+            raise UserError(f"{self._name}: the list has no labels; write one after each path: a/abbey/1.jpg 0")
         labels = self._labels.astype(np.int64)
         negative = np.flatnonzero(labels < 0)
         if len(negative):
@@ -154,7 +154,7 @@ class ListedFiles(Files):
 
 
 class _Lines:
-    """The content of a list, read in one pass; it takes the memory of the paths, and 20 bytes an image."""
+    """The content of a list, read in one pass; it needs the memory of the paths, and 20 bytes per image."""
 
     def __init__(self, name: str, file: Path) -> None:
         self._name, self._file = name, file
@@ -164,7 +164,7 @@ class _Lines:
         for number, line in enumerate(self._read(), 1):
             if not (text := line.strip()):
                 continue
-            # The label is the last field, after white space or a comma; a line without one is all path.
+            # The label is the last field, after white space or a comma; a line without a label is only a path.
             path = text
             label: int | None = None
             start, last = fields if len(fields := text.rsplit(None, 1)) == 2 else (b"", text)
@@ -174,19 +174,21 @@ class _Lines:
             if start and last.removeprefix(b"-").isdigit() and len(last) <= _DIGITS:
                 path, label = start.rstrip(b", \t"), int(last)
             if label is None and ending_of(path.rpartition(b"/")[2]) not in _ENDINGS:
-                self._broken(number, text, "is neither a path and a label nor an image's path")
+                self._raise_for_line(number, text, "is not the path of an image, with or without a label")
             line_kind = (label is not None, path.startswith(b"/"))
             if line_kind != kind:
                 if kind:
                     what = f"has {'a' if line_kind[0] else 'no'} label"
                     if line_kind[0] == kind[0]:
-                        what = "begins at another folder"
-                    self._broken(number, text, f"{what}, unlike those before it")
+                        what = "begins with another kind of path"
+                    self._raise_for_line(number, text, f"{what}, unlike those before it")
                 kind = line_kind
-            if path.startswith((b"/", b"./")):  # lists of Places365 begin every path with a slash, and mean the folder
+            if path.startswith(
+                (b"/", b"./")
+            ):  # in lists of Places365 every path begins with a slash, which means the folder
                 path = path.removeprefix(b".").lstrip(b"/")
             if not path or (b".." in path and b".." in path.split(b"/")):
-                self._broken(number, text, "leads out of the folder")
+                self._raise_for_line(number, text, "leads out of the folder")
             blob += path
             ends.append(len(blob))
             hashes.append(hash(path))
@@ -209,20 +211,20 @@ class _Lines:
                     lines = (left + chunk if number else (left + chunk).removeprefix(b"\xef\xbb\xbf")).split(b"\n")
                     left = lines.pop()
                     if b"\0" in chunk or len(left) > _LONGEST:
-                        raise UserError(f"{self._name}: {self._file} is no list of images in plain text; {_GRAMMAR}")
+                        raise UserError(f"{self._name}: {self._file} is not a list of images in plain text; {_GRAMMAR}")
                     number += len(lines)
                     yield from lines
         except OSError as problem:
             raise UserError(f"{self._name}: {self._file} cannot be read: {problem.strerror}") from problem
         yield left
 
-    def _broken(self, number: int, text: bytes, what: str) -> NoReturn:
+    def _raise_for_line(self, number: int, text: bytes, what: str) -> NoReturn:
         shown = readable(text[:80]) + "..." * (len(text) > 80)
         raise UserError(f"{self._name}: line {number} of {self._file} {what}: {shown}")
 
 
 class _Classes:
-    """The folder of the images of each label, as long as each determines the other."""
+    """The folder of the images of each label, if folders and labels correspond one to one."""
 
     def __init__(self) -> None:
         self.folders: dict[int, bytes] = {}
@@ -241,16 +243,16 @@ class _Classes:
 
 
 def _resolve(name: str, text: str, what: str, is_right: Callable[[int], bool]) -> Path:
-    """Return a path that a user named, absolute; ``UserError`` if there is nothing of that kind."""
+    """Return the absolute path for a path of the user; ``UserError`` if it does not exist or has another kind."""
     try:
         path = Path(text).expanduser().absolute()
         if is_right(path.stat().st_mode):
             return path
-        problem = f"is no {what}"
+        problem = f"is not a {what}"
     except FileNotFoundError:
         problem = f"does not exist, and should be a {what}"
     except OSError as denied:
         problem = f"cannot be reached: {denied.strerror}"
     except RuntimeError:  # ~nobody
-        problem = "names no user"
+        problem = "has an unknown user"
     raise UserError(f"{name}: {text} {problem}; {_GRAMMAR}")

@@ -1,9 +1,8 @@
-"""Copies of tar shards on a node's own disk, checked while they are made, for ``PRETINT_LOCAL``.
+"""Copies of tar shards on the local disk of a node, checked while they are made, for ``PRETINT_LOCAL``.
 
-Shards of a folder with SHA256SUMS lie in ``$PRETINT_LOCAL/DIGEST``, where DIGEST is the beginning of the
-SHA-256 of SHA256SUMS: different contents never share a folder, equal contents always do, wherever they came
-from. Beside them ``.checked`` records which copies were compared with their sums, and the process that copies
-holds ``.lock``.
+Shards of a folder with SHA256SUMS are copied to ``$PRETINT_LOCAL/DIGEST``, where DIGEST is the beginning of the
+SHA-256 of SHA256SUMS: different contents never share a folder, and equal contents always do. The file ``.checked``
+beside them lists the copies that were compared with their checksums. The process that copies locks ``.lock``.
 """
 
 import contextlib
@@ -24,7 +23,7 @@ from pretext.errors import UserError
 from pretext.files import open_atomically, write_atomically
 
 LOCAL = "PRETINT_LOCAL"
-"""The environment variable: a folder on a disk of this machine's own."""
+"""The environment variable with a folder on a local disk of this machine."""
 
 _SUMS = "SHA256SUMS"
 _CHECKED, _LOCK = ".checked", ".lock"
@@ -34,17 +33,17 @@ _MB = 1e6
 
 
 def local_copies(paths: Sequence[Path]) -> list[Path]:
-    """Return the paths to read tar shards from: the given ones, or local copies if ``PRETINT_LOCAL`` is set.
+    """Return the paths to read tar shards from: ``paths``, or local copies if ``PRETINT_LOCAL`` is set.
 
     Missing copies are made first. Processes that need the same copies wait for the one that makes them.
-    Shards of a folder without SHA256SUMS are read in place, and a line says so: the variable stands for all
-    that a cluster's jobs read, and a small test set without checksums should not end them.
+    Shards of a folder without SHA256SUMS are read in place, with a message: the variable applies to all shards
+    that a cluster's jobs read, and a small test set without checksums should not stop them.
 
     Args:
-        paths: absolute.
+        paths: absolute paths of the shards.
 
     Raises:
-        UserError: a shard is not what SHA256SUMS says or is not in it, or there is no room for the copy.
+        UserError: a shard differs from its checksum in SHA256SUMS or has none, or there is no room for the copy.
     """
     setting = os.environ.get(LOCAL, "")
     if not setting:
@@ -75,13 +74,13 @@ class _File:
     """In bytes, of the original as it is now."""
 
     def mark(self, copy: Path) -> str:
-        """Return the line of ``.checked`` for a copy as it is now: a changed copy has another. Raises OSError."""
+        """Return the line of ``.checked`` for a copy; it changes if the copy changes. Raises OSError."""
         status = copy.stat()
         return f"{self.sha256} {status.st_size} {status.st_mtime_ns} {self.path.name}"
 
 
 def _copy_folder(folder: Path, paths: Sequence[Path], root: Path) -> Path:
-    """Copy these shards and the indices beside them, if that is not done; return the folder of the copies."""
+    """Copy shards and the indices beside them, except those that are copied; return the folder of the copies."""
     path = folder / _SUMS
     try:
         content = path.read_bytes()
@@ -92,14 +91,14 @@ def _copy_folder(folder: Path, paths: Sequence[Path], root: Path) -> Path:
     for number, line in enumerate(lines, 1):
         match = _LINE.fullmatch(line)
         if match is None:
-            raise UserError(f"{path}: line {number} is no checksum and name; write it again with sha256sum")
+            raise UserError(f"{path}: line {number} is not a checksum and a name; write the file again with sha256sum")
         sums[match[2]] = match[1].lower()
     files = [_describe_file(path, sums) for path in paths]
     files += [_describe_file(path, sums) for path in map(index_path, paths) if path.name in sums and path.is_file()]
     target = root / hashlib.sha256(content).hexdigest()[:16]
     if target.resolve().is_relative_to(folder.resolve()):
-        raise UserError(f"{LOCAL} is {root}: lies in {folder}, which is to be copied; name a folder on a local disk")
-    with _locked(target, folder):
+        raise UserError(f"{LOCAL} is {root}: lies in {folder}, the folder to copy; set it to a folder on a local disk")
+    with _lock_copy(target, folder):
         try:
             checked = set((target / _CHECKED).read_text(encoding="utf-8").splitlines())
         except (OSError, ValueError):  # none yet, or damaged: all is copied again
@@ -109,7 +108,7 @@ def _copy_folder(folder: Path, paths: Sequence[Path], root: Path) -> Path:
             copy = target / file.path.name
             with contextlib.suppress(OSError):
                 mark = file.mark(copy)
-                # The size is also that of the original: one that was replaced must not pass by its old copy.
+                # Compare with the size of the original too: if it was replaced, its old copy must not be used.
                 if mark in checked and copy.stat().st_size == file.size:
                     intact[file.path.name] = mark
         missing = [file for file in files if file.path.name not in intact]
@@ -130,7 +129,7 @@ def _copy_folder(folder: Path, paths: Sequence[Path], root: Path) -> Path:
 
 def _describe_file(path: Path, sums: dict[str, str]) -> _File:
     if path.name not in sums:
-        raise UserError(f"{path.parent / _SUMS}: has no checksum of {path.name}; pretint pack and sha256sum write it")
+        raise UserError(f"{path.parent / _SUMS}: has no checksum of {path.name}; write the file again with sha256sum")
     try:
         return _File(path, sums[path.name], path.stat().st_size)
     except OSError as error:
@@ -138,8 +137,8 @@ def _describe_file(path: Path, sums: dict[str, str]) -> _File:
 
 
 @contextlib.contextmanager
-def _locked(target: Path, folder: Path) -> Iterator[None]:
-    """Hold the lock of a copy, so that no other process works on it; wait for one that does."""
+def _lock_copy(target: Path, folder: Path) -> Iterator[None]:
+    """Lock a copy while the context lasts; wait if another process has locked it."""
     try:
         target.mkdir(parents=True, exist_ok=True)
         lock = (target / _LOCK).open("a")
@@ -149,9 +148,9 @@ def _locked(target: Path, folder: Path) -> Iterator[None]:
         try:
             try:
                 fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except (BlockingIOError, PermissionError):  # the two names POSIX has for it
+            except (BlockingIOError, PermissionError):  # POSIX allows both errors
                 if distributed.local_rank() == 0:
-                    say(f"{folder}: another process copies it to {target}; waiting for that")
+                    say(f"{folder}: another process is copying it to {target}; waiting for it")
                 fcntl.lockf(lock, fcntl.LOCK_EX)
         except OSError as error:
             raise UserError(f"{target}: cannot be locked ({error.strerror}); set {LOCAL} to a local disk") from error
@@ -159,7 +158,7 @@ def _locked(target: Path, folder: Path) -> Iterator[None]:
 
 
 def _copy_files(files: Sequence[_File], target: Path, folder: Path, marks: dict[str, str]) -> None:
-    """Copy files one after the other. A copy gets its name when its checksum is right; finished ones survive a kill."""
+    """Copy files one after the other. A copy gets its name when its checksum is right; a kill keeps finished ones."""
     total = math.ceil(sum(file.size for file in files) / _MB)
     copied = shown = 0
     with progress(f"copy {folder.name} to {target.parent}", total, "MB") as advance:
@@ -175,7 +174,7 @@ def _copy_files(files: Sequence[_File], target: Path, folder: Path, marks: dict[
                     advance(more, "")
                 if digest.hexdigest() != file.sha256:
                     raise UserError(
-                        f"{file.path}: its bytes are not those of its checksum in {_SUMS}; fetch it again, or pack "
+                        f"{file.path}: its bytes do not match its checksum in {_SUMS}; fetch it again, or pack "
                         "again into a new folder"
                     )
             marks[file.path.name] = file.mark(copy)
@@ -187,5 +186,5 @@ def _read_blocks(path: Path) -> Iterator[bytes]:
         with path.open("rb", buffering=0) as file:
             while block := file.read(_BLOCK):
                 yield block
-    except OSError as error:  # further up an OSError means that the copy cannot be written
+    except OSError as error:  # for the caller an OSError means that the copy cannot be written
         raise UserError(f"{path}: the shard cannot be read: {error.strerror}") from error

@@ -2,7 +2,7 @@
 
 Sample t of a run reads image ``permutation(seed, t // N)[t % N]`` and draws its augmentation from a
 counter-based generator keyed by (seed, t). So the whole data state of a run is one integer. It does
-not depend on workers, processes or batch size, and any run can go on from any t.
+not depend on workers, processes or batch size, and any run can resume from any t.
 
 Several sources can be mixed by weight. The source of sample t is a function of (seed, t), too.
 """

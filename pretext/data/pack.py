@@ -1,4 +1,4 @@
-"""The job that packs images: small JPEGs in tar shards, in the WebDataset layout.
+"""The job that packs images as small JPEGs into tar shards in the WebDataset layout.
 
 shard-000000.tar         KEY.jpg, and KEY.cls beside it if the source has classes
 shard-000000.index.npz   the positions of its images: opening the shards takes no scan
@@ -35,11 +35,11 @@ from pretext.data.decode import decode
 from pretext.data.formats import KNOWN, ending_of
 from pretext.data.labels import require_single_labels
 from pretext.data.order import permute_index
-from pretext.data.pack_manifest import Manifest, PackedShard, held_manifest, write_manifest
+from pretext.data.pack_manifest import Manifest, PackedShard, lock_manifest, write_manifest
 from pretext.data.patterns import MANIFEST
 from pretext.data.shards import CLASSES
 from pretext.data.source import ImageDataset, LabeledDataset
-from pretext.data.tar_index import TarIndexBuilder, index_path, keep_beside, key_hash
+from pretext.data.tar_index import TarIndexBuilder, index_path, key_hash, write_index_beside
 from pretext.engine.memory import explain_memory_shortage
 from pretext.engine.progress import progress
 from pretext.engine.signals import ExitStatus, catch_signals
@@ -58,14 +58,15 @@ class PackSettings:
     """Settings of packing.
 
     Args:
-        shorter: shorter side in pixels that larger images are reduced to; smaller ones stay as they are.
+        shorter: length of the shorter side, in pixels, to which larger images are reduced; smaller images keep
+            their size.
         quality: quality of the JPEGs that are encoded again, 1 to 100.
         shard_mb: a shard ends with the image that brings it to this size, in MB (1e6 bytes).
         labels: whether the class of each image is packed with it, if the source has classes.
-        shuffle: whether images are packed in random order, for programs that read shards from end to
-            end. Pretint reads by index and needs none.
+        shuffle: whether images are packed in random order, for programs that read shards sequentially. Pretint
+            reads by index and does not need it.
         seed: seed of the random order.
-        workers: processes that read and encode; -1 takes one per core, 0 this one.
+        workers: processes that read and encode; -1: one per core, 0: only the main process.
     """
 
     shorter: int = 256
@@ -99,38 +100,38 @@ class PackResult(NamedTuple):
     classes: int | None
     """The number of classes; None without labels."""
     complete: bool
-    """Whether all is packed; False if the job was stopped, and can go on."""
+    """Whether all is packed; False if the job was stopped. It can be resumed."""
     already: bool
-    """Whether it was complete before this call, which changed nothing."""
+    """Whether it was complete before this call; then the call changed nothing."""
     ending: ExitStatus = ExitStatus.COMPLETE
-    """The request that stopped the job, if it is not complete."""
+    """Why the job was stopped, if it is not complete."""
 
 
 @explain_memory_shortage("lower workers")
 def pack(source: str, destination: Path, settings: PackSettings) -> PackResult:
-    """Pack the images of a source into tar shards, or go on with an interrupted call.
+    """Pack the images of a source into tar shards, or resume an interrupted call.
 
     The shards' bytes depend only on the images, the settings and the decoder, not on the workers or on
     interruptions. A shard gets its name when it is finished; images after the last finished shard are packed again.
 
     Args:
         source: as for ``open_dataset``.
-        destination: a folder; made if it does not exist.
+        destination: a folder; created if it does not exist.
         settings: see ``PackSettings``.
 
     Raises:
-        UserError: the source cannot be opened, none of its images can be read, the destination holds something
-            else, lies in the source or is written by another process, or the disk is full.
+        UserError: the source cannot be opened, none of its images can be read, the destination has other contents,
+            lies in the source or is in use by another process, or the disk is full.
     """
     if Path(source).is_dir() and destination.resolve().is_relative_to(Path(source).resolve()):
-        raise UserError(f"{destination}: lies in {source}, whose folders it would change; name a folder elsewhere")
+        raise UserError(f"{destination}: lies in {source} and would change it; choose a folder elsewhere")
     images = _open_images(source, settings.labels)
     labels = None
     if isinstance(images, LabeledDataset) and settings.labels:
         labels = require_single_labels(
             images.labels,
-            f"{source}: its images have several labels each, and a shard's KEY.cls holds one; "
-            "give --labels false to pack the images alone",
+            f"{source}: an image can have several labels, but KEY.cls in a shard holds only one; "
+            "use --labels false to pack only the images",
         )
     classes = images.classes if isinstance(images, LabeledDataset) and settings.labels else None
     names = Names(images)
@@ -142,7 +143,7 @@ def pack(source: str, destination: Path, settings: PackSettings) -> PackResult:
         },
         "settings": {name: value for name, value in to_plain(settings).items() if name != "workers"},
     }
-    with held_manifest(destination, source, wanted) as manifest:
+    with lock_manifest(destination, source, wanted) as manifest:
         if manifest.complete and (destination / SUMS).exists():
             return _summarize(manifest, already=True)
         (destination / SUMS).unlink(missing_ok=True)
@@ -154,20 +155,20 @@ def pack(source: str, destination: Path, settings: PackSettings) -> PackResult:
             if path not in recorded:  # a killed call left it
                 path.unlink()
 
-        def members(smalls: Iterator["_Sent"]) -> Iterator[_Member]:
-            for sent in smalls:
-                key = images.key(sent.image)
-                label = None if labels is None else int(labels[sent.image])
-                yield _Member(names.safe(key, sent.image), key, label, sent)
+        def members(results: Iterator["_EncodeResult"]) -> Iterator[_Member]:
+            for result in results:
+                key = images.key(result.image)
+                label = None if labels is None else int(labels[result.image])
+                yield _Member(names.safe(key, result.image), key, label, result)
 
         first = manifest.stop
         try:
             with (
                 catch_signals() as stopping,
                 progress("pack", len(images), "images", done=first) as advance,
-                contextlib.closing(_smalls(images, settings, first, stopping, advance)) as smalls,
+                contextlib.closing(_encode_images(images, settings, first, stopping, advance)) as results,
             ):
-                stream = members(smalls)
+                stream = members(results)
                 while manifest.stop < len(images):
                     _next_shard(destination, manifest, stream, settings.shard_mb * 1e6)
         except _Stopped as stopped:
@@ -177,21 +178,21 @@ def pack(source: str, destination: Path, settings: PackSettings) -> PackResult:
 
 
 class _Stopped(Exception):
-    """The user, or a cluster, asked to stop."""
+    """The user or a cluster requested a stop."""
 
     def __init__(self, ending: ExitStatus) -> None:
         super().__init__(ending)
         self.ending = ending
 
 
-class _Sent(NamedTuple):
+class _EncodeResult(NamedTuple):
     """The result of a worker for one image."""
 
     image: int
     """Its index in the source."""
-    small: "EncodedImage | None"
+    encoded: "EncodedImage | None"
     reason: str
-    """The reason if there is none."""
+    """Why the image cannot be read, if it cannot."""
 
 
 class _Member(NamedTuple):
@@ -200,56 +201,56 @@ class _Member(NamedTuple):
     name: str
     key: str
     label: int | None
-    sent: _Sent
+    result: _EncodeResult
 
 
-class _Smalls(Dataset[_Sent]):
-    """The packed images, by rank in the order of packing."""
+class _EncodedImages(Dataset[_EncodeResult]):
+    """The encoded images, by rank in the order of packing."""
 
     def __init__(self, source: ImageDataset, settings: PackSettings) -> None:
         self.source, self.settings = source, settings
 
-    def __getitem__(self, rank: int) -> _Sent:
+    def __getitem__(self, rank: int) -> _EncodeResult:
         settings = self.settings
         index = permute_index(rank, len(self.source), key=settings.seed) if settings.shuffle else rank
         try:
-            return _Sent(index, small_jpeg(self.source, index, settings.shorter, settings.quality), "")
+            return _EncodeResult(index, small_jpeg(self.source, index, settings.shorter, settings.quality), "")
         except ImageError as error:
-            return _Sent(index, None, error.reason)
+            return _EncodeResult(index, None, error.reason)
 
 
 def _open_images(name: str, labels: bool) -> ImageDataset:
     """Open the source, with labels if it has classes for all its images."""
     source = open_dataset(name)
     if labels:
-        with contextlib.suppress(UserError):  # no classes: it is packed without
+        with contextlib.suppress(UserError):  # without classes: only the images are packed
             labeled = open_labeled(name)
             if len(labeled) == len(source) and len(labeled.classes) > 1:
                 return labeled
     return source
 
 
-def _smalls(
+def _encode_images(
     source: ImageDataset,
     settings: PackSettings,
     first: int,
     stopping: Callable[[], ExitStatus],
     advance: Callable[[int, str], None],
-) -> Generator[_Sent]:
-    """Yield the packed images from rank ``first`` on, in order, which the workers make."""
+) -> Generator[_EncodeResult]:
+    """Yield the images from rank ``first`` on, in order, encoded by the workers."""
     left = len(source) - first
     cores = len(os.sched_getaffinity(0))
     workers = min(cores if settings.workers < 0 else settings.workers, math.ceil(left / _BATCH))
     loader = DataLoader(
-        _Smalls(source, settings),
+        _EncodedImages(source, settings),
         batch_size=_BATCH,
         sampler=range(first, len(source)),
         num_workers=workers,
         collate_fn=list,
-        worker_init_fn=partial(_end_with, os.getpid()),
+        worker_init_fn=partial(_exit_with_job, os.getpid()),
         prefetch_factor=4 if workers else None,
     )
-    # Workers inherit the mask, and never see the signals that ask to stop: this process decides.
+    # Workers inherit the mask and never get the signals that request a stop: this process decides.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGUSR2})
     try:
         batches = iter(loader)
@@ -262,8 +263,8 @@ def _smalls(
         yield from batch
 
 
-def _end_with(job: int, worker: int) -> None:
-    """End this worker when the job is killed: torch's own check waits for a full pipe that nobody reads."""
+def _exit_with_job(job: int, worker: int) -> None:
+    """End this worker when the job is killed: torch's own check hangs if the pipe to the job is full."""
 
     def watch() -> None:
         while os.getppid() == job:
@@ -279,12 +280,14 @@ def _next_shard(folder: Path, manifest: Manifest, members: Iterator[_Member], li
     first = next((member for member in _skip_unreadable(members, skipped)), None)
     if first is None:
         if not manifest.shards:
-            raise UserError(f"{manifest.name}: none of its {len(skipped)} images can be read; {': '.join(skipped[0])}")
+            raise UserError(
+                f"{manifest.name}: none of its {len(skipped)} images can be read; the first: {': '.join(skipped[0])}"
+            )
         manifest.shards[-1].skipped += skipped
         manifest.shards[-1].stop += len(skipped)
         return
     path = folder / f"shard-{len(manifest.shards):06d}.tar"
-    gathered, copied = TarIndexBuilder(), 0
+    builder, copied = TarIndexBuilder(), 0
     with open_atomically(path, f"a shard of {limit / 1e6:g} MB") as file:
 
         def put(name: str, data: bytes) -> int:
@@ -296,20 +299,20 @@ def _next_shard(folder: Path, manifest: Manifest, members: Iterator[_Member], li
             return at
 
         for member in itertools.chain([first], _skip_unreadable(members, skipped)):
-            small = member.sent.small
-            assert small is not None
-            at = put(f"{member.name}.jpg", small.data)
-            gathered.add(member.name, at, len(small.data), member.label, zlib.crc32(small.data))
-            copied += small.copied
+            encoded = member.result.encoded
+            assert encoded is not None
+            at = put(f"{member.name}.jpg", encoded.data)
+            builder.add(member.name, at, len(encoded.data), member.label, zlib.crc32(encoded.data))
+            copied += encoded.copied
             if member.label is not None:
                 put(f"{member.name}.cls", str(member.label).encode())
             if file.tell() >= limit:
                 break
         file.write(bytes(2 * tarfile.BLOCKSIZE))
         file.write(bytes(-file.tell() % _RECORD))
-    keep_beside(path, gathered.index())
+    write_index_beside(path, builder.index())
     digest = _sha256(path)
-    done = len(gathered.keys)
+    done = len(builder.keys)
     stop = manifest.stop + done + len(skipped)
     manifest.shards.append(
         PackedShard(path.name, manifest.stop, stop, done, copied, path.stat().st_size, digest, skipped)
@@ -320,10 +323,10 @@ def _next_shard(folder: Path, manifest: Manifest, members: Iterator[_Member], li
 def _skip_unreadable(members: Iterator[_Member], skipped: list[tuple[str, str]]) -> Iterator[_Member]:
     """Yield the members that could be read; add the others to ``skipped``."""
     for member in members:
-        if member.sent.small is not None:
+        if member.result.encoded is not None:
             yield member
         else:
-            skipped.append((member.key, member.sent.reason))
+            skipped.append((member.key, member.result.reason))
 
 
 def _sha256(path: Path) -> str:
@@ -362,9 +365,9 @@ def _summarize(manifest: Manifest, already: bool = False) -> PackResult:
 class Names:
     """The names of a source's images in shards (WebDataset's keys): unique, and a function of the source's keys only.
 
-    A name is the source's key without the ending of an image, ``_`` in place of dots in its last part.
-    Images that would share a name (``x.jpg`` and ``x.png``) get ``~`` and their index at the end. Eight
-    bytes an image are needed while the names are made.
+    A name is the source's key without the ending of an image, with ``_`` instead of dots in its last part.
+    Images that would share a name (``x.jpg`` and ``x.png``) get ``~`` and their index at the end. This needs
+    eight bytes per image while the names are made.
     """
 
     def __init__(self, source: ImageDataset) -> None:
@@ -387,7 +390,7 @@ def _safe(key: str) -> str:
     """Return a key without the ending of an image, and without dots in its last part."""
     *folders, base = key.split("/")
     ending = ending_of(base) if ending_of(base) in KNOWN else ""
-    # Names hold no ~ themselves, so they stay unique when ~ and a number is added to some.
+    # Names contain no ~, so they stay unique when ~ and a number are added to some.
     base = base[: len(base) - len(ending)].replace(".", "_").replace("~", "_")
     return "/".join([*(folder for folder in folders if folder not in ("", ".", "..")), base or "_"])
 
@@ -413,8 +416,8 @@ class FileSource(ImageDataset, Protocol):
 def small_jpeg(source: ImageDataset, index: int, shorter: int, quality: int) -> EncodedImage:
     """Return image ``index`` with a shorter side of at most ``shorter`` pixels; smaller images are not enlarged.
 
-    A JPEG that is small enough is copied, unless `decode` changes its plain pixels (orientation, color profile,
-    CMYK): a program that reads the copy may ignore these.
+    A JPEG that is small enough is copied, unless `decode` changes its pixels (orientation, color profile, CMYK):
+    other programs may ignore these.
 
     Args:
         quality: quality of the JPEG if it is encoded again, 1 to 100.
@@ -422,15 +425,15 @@ def small_jpeg(source: ImageDataset, index: int, shorter: int, quality: int) -> 
     Raises:
         ImageError: the image cannot be read, or is too long for a JPEG.
     """
-    # Decoding may halve it down to twice the size: a better filter does the rest.
+    # The decoder may reduce it to twice the size; a better filter does the rest.
     if isinstance(source, FileSource):
         data = source.data(index)
         image = decode(data, source.key(index), 2 * shorter)
         if min(image.size) <= shorter:
-            # Another format is no error here.
-            with contextlib.suppress(UnidentifiedImageError), Image.open(BytesIO(data), formats=("JPEG",)) as to_plain:
-                is_plain = to_plain.format == "JPEG" and to_plain.mode in ("L", "RGB")
-                if is_plain and np.array_equal(np.asarray(to_plain.convert("RGB")), np.asarray(image)):
+            # Another format is not an error here.
+            with contextlib.suppress(UnidentifiedImageError), Image.open(BytesIO(data), formats=("JPEG",)) as original:
+                is_plain = original.format == "JPEG" and original.mode in ("L", "RGB")
+                if is_plain and np.array_equal(np.asarray(original.convert("RGB")), np.asarray(image)):
                     return EncodedImage(data, copied=True)
     else:
         image = source.read(index, 2 * shorter)
@@ -441,9 +444,9 @@ def small_jpeg(source: ImageDataset, index: int, shorter: int, quality: int) -> 
         image = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
     if max(image.size) > _LONGEST:
         raise ImageError(source.key(index), f"{max(image.size)} pixels long; a JPEG has at most {_LONGEST}")
-    # No chroma subsampling: color is what is learned. Of 250 VOC photographs at 112 pixels, quality 90, the mean
-    # error in ab is 0.8 with 4:4:4 and 2.2 with 4:2:0, where 10 % of the pixels miss by more than half a bin;
-    # the files are 20 % larger.
+    # No chroma subsampling, because networks learn color. For 250 VOC photographs at 112 pixels, quality 90, the
+    # mean error in ab is 0.8 with 4:4:4 and 2.2 with 4:2:0 (there 10 % of the pixels are wrong by more than half
+    # a bin). The files are 20 % larger.
     buffer = BytesIO()
     image.save(buffer, "JPEG", quality=quality, subsampling="4:4:4")
     return EncodedImage(buffer.getvalue(), copied=False)

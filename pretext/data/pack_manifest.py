@@ -70,21 +70,21 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 @contextmanager
-def held_manifest(folder: Path, name: str, wanted: dict[str, Any]) -> Iterator[Manifest]:
-    """Yield the manifest of a folder of shards, a new one if it is empty; meanwhile no other process can pack there.
+def lock_manifest(folder: Path, name: str, wanted: dict[str, Any]) -> Iterator[Manifest]:
+    """Lock a folder of shards and yield its manifest, a new one if the folder is empty.
 
-    It lists the shards up to the first that is missing or not of its recorded size.
+    The manifest lists the shards before the first one that is missing or has another size than recorded.
 
     Raises:
-        UserError: the folder holds something else, was packed from other images, with other settings or
-            another decoder, or is held by another process.
+        UserError: the folder has other contents, was packed from other images, with other settings or with another
+            decoder, or another process has locked it.
     """
     path = folder / MANIFEST
     try:
         if folder.exists() and not path.exists() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
-            raise UserError(f"{folder}: holds something that pretint pack did not write; name a new folder")
+            raise UserError(f"{folder}: holds something that pretint pack did not write; choose a new folder")
     except OSError as error:
-        raise UserError(f"{folder}: cannot write there ({error.strerror}); name another folder") from error
+        raise UserError(f"{folder}: cannot write there ({error.strerror}); choose another folder") from error
     with lock_folder(folder, "packing there"):
         if not path.exists():
             yield Manifest(name, wanted)
@@ -96,15 +96,15 @@ def held_manifest(folder: Path, name: str, wanted: dict[str, Any]) -> Iterator[M
                 f"{key} was {before.get(key)}, is now {now.get(key)}" for key in now if before.get(key) != now[key]
             ]
             raise UserError(
-                f"{folder}: was packed with other settings ({'; '.join(changes)}); repeat those, or name a new folder"
+                f"{folder}: was packed with other settings ({'; '.join(changes)}); use those, or choose a new folder"
             )
         before, now = manifest.wanted["source"], wanted["source"]
         if before != now:
             raise UserError(
                 f"{folder}: was packed from other images ({before.get('images')} of {manifest.name}, now "
-                f"{now['images']}, or other names or classes); bring those back, or name a new folder"
+                f"{now['images']}, or other names or classes); restore those, or choose a new folder"
             )
-        good = stop = 0  # shards that lie there as they are recorded, and the rank after them
+        good = stop = 0  # number of shards that are as recorded, and the rank after them
         for shard in manifest.shards:
             shard_path = folder / shard.name
             is_whole = shard_path.is_file() and shard_path.stat().st_size == shard.bytes
@@ -115,8 +115,8 @@ def held_manifest(folder: Path, name: str, wanted: dict[str, Any]) -> Iterator[M
             manifest.complete = False
         if not manifest.complete and manifest.decoder != DECODER and good:
             raise UserError(
-                f"{folder}: was begun with {manifest.decoder}, this is {DECODER}; install that to go on, "
-                "or name a new folder"
+                f"{folder}: was begun with {manifest.decoder}, this is {DECODER}; install the former to resume, "
+                "or choose a new folder"
             )
         if not good:
             manifest.decoder = DECODER
@@ -125,7 +125,7 @@ def held_manifest(folder: Path, name: str, wanted: dict[str, Any]) -> Iterator[M
 
 
 def _read(path: Path) -> Manifest:
-    """Return the manifest in a file; it may be another program's, or edited."""
+    """Return the manifest in a file, which may be edited or from another program."""
     try:
         content = json.loads(path.read_bytes())
         check_format(path, content["format"], _FORMAT)
@@ -138,4 +138,4 @@ def _read(path: Path) -> Manifest:
         wanted = {"source": source, "settings": dict(content["settings"])}
         return Manifest(source.pop("name"), wanted, content["decoder"], shards, content["complete"] is True)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: is no manifest of pretint pack, or was edited; name a new folder") from error
+        raise UserError(f"{path}: is no manifest of pretint pack, or was edited; choose a new folder") from error

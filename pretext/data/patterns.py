@@ -1,6 +1,6 @@
 """Lists of files from names: brace patterns, globs, and folders of tar shards.
 
-A name that exists is no pattern: of ``scan[1940]/*.tif``, where a folder ``scan[1940]`` exists, only ``*.tif`` is one.
+A name that exists is not a pattern: in ``scan[1940]/*.tif``, if a folder ``scan[1940]`` exists, only ``*.tif`` is one.
 """
 
 import contextlib
@@ -19,17 +19,16 @@ from pretext.errors import UserError
 MANIFEST = "manifest.json"
 """The file that `pretint pack` writes beside its shards."""
 
-_MOST = 100_000  # names of one pattern: more is a slip of the keyboard
+_MOST = 100_000  # names of one pattern: more are a typing error
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.(-?\d+))?")
 _LETTERS = re.compile(r"([A-Za-z])\.\.([A-Za-z])")
 
 
 def expand(pattern: str) -> Iterator[str]:
-    """Yield the names that a pattern with braces stands for, as bash expands it.
+    """Expand a pattern with braces as bash does, and yield the names.
 
-    ``{0000..0146}`` is a range (zero-padded if its ends are; ``..STEP`` may follow), ``{a..e}`` one of
-    letters, ``{a,b}`` a list; they may be nested and stand side by side. Braces that hold none of these
-    stand for themselves.
+    ``{0000..0146}`` is a range (zero-padded if its ends are; ``..STEP`` may follow), ``{a..e}`` a range of letters and
+    ``{a,b}`` a list. They may be nested and follow each other. Other braces are normal characters.
     """
     for start, character in enumerate(pattern):
         if character != "{":
@@ -46,7 +45,7 @@ def expand(pattern: str) -> Iterator[str]:
 
 
 def split_existing(pattern: str) -> tuple[str, str]:
-    """Split a path with patterns behind the last of its leading folders and names that exist as they are written."""
+    """Split a path with patterns into its leading part that exists literally, and the rest."""
     end = len(pattern) - len(pattern.lstrip("/"))
     for match in re.finditer(r"[^/]+", pattern):
         if not os.path.lexists(pattern[: match.end()]):
@@ -56,7 +55,7 @@ def split_existing(pattern: str) -> tuple[str, str]:
 
 
 def is_pattern(path: str) -> bool:
-    """Whether a path is a glob, behind its leading part that exists as it is written."""
+    """Whether a path is a glob, apart from its leading part that exists literally."""
     return glob.has_magic(split_existing(path)[1])
 
 
@@ -64,21 +63,21 @@ def match_paths(pattern: str, recursive: bool = False) -> list[str]:
     """Return the paths that a glob matches, sorted.
 
     Args:
-        pattern: a glob; its leading part that exists as it is written stands for itself, see ``split_existing``.
-        recursive: ``**`` stands for any depth.
+        pattern: a glob. Its leading part that exists literally is not a pattern, see ``split_existing``.
+        recursive: ``**`` matches any depth.
     """
     existing, rest = split_existing(pattern)
     return sorted(glob.glob(glob.escape(existing) + rest, recursive=recursive))  # noqa: PTH207 (it may be absolute)
 
 
 def find_shards(pattern: str) -> list[Path]:
-    """Return the tar files that a path, a brace pattern, a glob or a folder stands for, in order.
+    """Return the tar files of a path, a brace pattern, a glob or a folder, in order.
 
     Raises:
-        UserError: there is none, a file of a brace pattern is missing, or a folder holds several sets.
+        UserError: there is no tar file, a file of a brace pattern is missing, or a folder holds several sets.
     """
     if not pattern:
-        raise UserError("no shards are named: the name is empty; give a tar file, a brace pattern or a folder")
+        raise UserError("the name of the shards is empty; give a tar file, a brace pattern or a folder")
     try:
         path = Path(pattern).expanduser().absolute()
     except RuntimeError as error:  # ~nobody
@@ -93,14 +92,14 @@ def find_shards(pattern: str) -> list[Path]:
         existing, rest = split_existing(str(path))
         names = [existing + name for name in itertools.islice(expand(rest), _MOST + 1)]
         if len(names) > _MOST:
-            raise UserError(f"{pattern}: stands for more than {_MOST:,} names; is a number too long?")
+            raise UserError(f"{pattern}: expands to more than {_MOST:,} names; give a smaller range")
         files: dict[str, list[Path]] = {}
         for name in names:
             is_glob = not Path(name).is_file() and is_pattern(name)
             paths = map(Path, match_paths(name) if is_glob else [name])
             files[name] = [path for path in paths if path.is_file()]
     except OSError as error:
-        raise UserError(f"{pattern}: the shards cannot be looked up: {error.strerror}") from error
+        raise UserError(f"{pattern}: the shards cannot be listed: {error.strerror}") from error
     missing = [name for name in names if not files[name]]
     if missing:
         what = "nothing matches" if any(map(is_pattern, missing)) else "no such file"
@@ -121,29 +120,29 @@ def _find_in_folder(name: str, folder: Path) -> list[Path]:
         manifest = json.loads((folder / MANIFEST).read_bytes())
         is_complete, recorded = manifest["complete"], {str(shard["name"]) for shard in manifest["shards"]}
     if is_complete is not True:
-        raise UserError(f"{name}: packing has not come to its end; call pretint pack again to go on")
+        raise UserError(f"{name}: packing is not complete; run pretint pack again to resume it")
     missing = recorded - {path.name for path in paths}
     if missing:
         raise UserError(
             f"{name}: {len(missing)} of {len(recorded)} shards are missing, the first is {min(missing)}; "
-            "call pretint pack again"
+            "run pretint pack again"
         )
     if not paths:
         raise UserError(
             f"{name}: no tar file in the folder; the names of shards end in .tar, compressed ones must be unpacked"
         )
-    # Two sets in one folder are mostly training and test images: they must not be mixed by accident.
+    # Two sets in one folder are usually training and test images: they must not be mixed by accident.
     sets = sorted({re.sub(r"\d+", "*", path.name) for path in paths})
     if len(sets) > 1:
         raise UserError(
             f"{name}: holds {len(sets)} sets of shards ({', '.join(sets[:3])}{', ...' if len(sets) > 3 else ''}); "
-            f"name one, such as {name.rstrip('/')}/{sets[0]}, or all: {name.rstrip('/')}/*.tar"
+            f"give one, such as {name.rstrip('/')}/{sets[0]}, or all: {name.rstrip('/')}/*.tar"
         )
     return paths
 
 
 def _parts(pattern: str, start: int) -> tuple[list[str] | Iterator[str], int] | None:
-    """Return the names that the brace at ``start`` stands for, and its end; None if it stands for itself."""
+    """Return the names of the brace at ``start``, and its end; None if it is a normal character."""
     depth, commas = 0, [start]
     for at in range(start, len(pattern)):
         character = pattern[at]

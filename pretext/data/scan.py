@@ -1,4 +1,4 @@
-"""The images below a folder, in order: found by one scan and, of a large folder, kept in an index file.
+"""The images below a folder, in order: listed by one scan. For a large folder, an index file stores the list.
 
 The index is ``$XDG_CACHE_HOME/pretint/folders/<hash>.idx`` (``~/.cache`` without that variable), one per folder and
 host, since device numbers of network drives differ between hosts. It is mapped into memory. It holds a first line with
@@ -7,8 +7,8 @@ a CRC of all that follows, a line of JSON, and these arrays, little-endian:
     ends int64 (N + 1,), marks int64 (folders, 4), counts int64 (classes,),
     blob uint8: all paths; the names of the folders; the names of the classes, both separated by NUL
 
-An index is not used if it is damaged, of another version or folder, made by other rules of what is left out, or older
-than a change of the tree. Any may be deleted at any time.
+An index is not used if it is damaged, of another version or folder, made with other rules for files to leave out, or
+older than a change of the tree. Indices may be deleted at any time.
 """
 
 import contextlib
@@ -52,11 +52,11 @@ _CHUNK = 2**20
 
 
 class Paths:
-    """Many paths in one block of bytes: a tenth of what a list of them takes, and shared among forked workers.
+    """Many paths in one block of bytes: it needs a tenth of the memory of a list, and forked workers share it.
 
     Args:
         blob: all paths, one after the other: uint8 (bytes,).
-        ends: where path i ends, with a 0 in front: int64 (N + 1,).
+        ends: the end of every path, after a first 0: int64 (N + 1,).
     """
 
     def __init__(self, blob: NDArray[np.uint8], ends: NDArray[np.int64]) -> None:
@@ -101,12 +101,12 @@ def scan(base: bytes, shown: str, by_class: bool) -> Listing:
     """List the images below ``base``, ordered by relative path.
 
     Hidden files and folders (a name that begins with a dot) and those that a system made (see ``left_out``) are
-    skipped; links to folders are followed, except into a folder that contains the link. A scan that takes longer
-    than seconds says so on stderr.
+    skipped. Links to folders are followed, except into a folder that contains the link. A scan of more than three
+    seconds prints its progress on stderr.
 
     Args:
-        base: an absolute path; its own names are never skipped.
-        shown: how messages name it.
+        base: an absolute path; it may contain names that are skipped below it.
+        shown: the path for messages.
         by_class: leave out images directly in ``base``, and count those of each sub-folder.
 
     Raises:
@@ -124,7 +124,7 @@ def scan(base: bytes, shown: str, by_class: bool) -> Listing:
         state.left_out.add_kind("in no class folder", loose)
     if not folders:
         others = f" ({state.left_out.describe()})" if state.left_out else ""
-        raise UserError(f"{shown}: no sub-folders; labeled images lie in one folder per class{others}")
+        raise UserError(f"{shown}: no sub-folders; put labeled images in one sub-folder per class{others}")
     counts, left_out = [], state.left_out
     for name, above in folders:
         before, state.left_out = state.count, SkippedFiles()
@@ -156,7 +156,7 @@ def readable(path: bytes) -> str:
 
 
 class _Scan:
-    """The images that a scan has found so far."""
+    """The state of a scan: the images that are listed so far."""
 
     def __init__(self, base: bytes, shown: str) -> None:
         self.base, self.shown = base, shown
@@ -238,9 +238,9 @@ class _Scan:
 
 
 def _kind(entry: os.DirEntry[bytes]) -> Literal["folder", "file", "broken", "special"]:
-    """Return the kind of an entry, or of what it links to. A broken link counts as an image: reading it fails.
+    """Return the kind of an entry or, for a link, of its target. A broken link counts as an image: reading it fails.
 
-    A pipe or a device does not, under whatever name: reading it would hang or never end.
+    A pipe or a device never counts as an image: reading it would hang or never end.
     """
     try:
         if entry.is_dir():
@@ -261,10 +261,10 @@ def _no_images(where: str, left_out: SkippedFiles) -> str:
 
 
 def open_listing(base: bytes, shown: str, by_class: bool) -> Listing:
-    """Return the listing of ``scan``, from the folder's index if that is still true; else scan, and index if large.
+    """Return the listing of ``scan``: from the folder's index if it is valid, else by a scan. Index large folders.
 
-    The index counts as true while device, inode, mtime and ctime of every folder in the tree are
-    those of the scan. If it cannot be written, it is not used.
+    The index is valid while device, inode, mtime and ctime of every folder in the tree are those of the scan. If it
+    cannot be written, there is no index.
     """
     root = os.path.realpath(base)
     facts = {"root": root.hex(), "by_class": by_class, "rules": RULES}
@@ -287,7 +287,7 @@ def open_listing(base: bytes, shown: str, by_class: bool) -> Listing:
 
 
 def _save(path: Path, facts: dict[str, Any], listing: Listing) -> None:
-    """Write the index of a folder, if that is possible now."""
+    """Write the index of a folder, if possible."""
     arrays = [listing.paths.ends.astype("<i8", copy=False), np.array(list(listing.marks.values()), "<u8")]
     arrays += [listing.counts.astype("<i8"), listing.paths.blob]
     names = [b"\0".join(listing.marks), b"\0".join(listing.classes)]

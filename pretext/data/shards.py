@@ -25,7 +25,7 @@ from pretext.engine.progress import progress, say_once
 from pretext.errors import ImageError, UserError
 
 CLASSES = "classes.txt"
-"""Beside the shards: the names of the classes, one a line, by label."""
+"""The file beside the shards with the names of the classes, one per line, by label."""
 
 _TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _MANY = 4
@@ -35,26 +35,25 @@ _OPEN = 256
 class Shards:
     """A source of the images in tar files, in the order of the files and of their members.
 
-    Nothing is unpacked: headers are read once, for an index that is stored beside a packed shard or in
-    the user's cache. It takes 24 bytes an image and its key, in blocks that forked workers share, and 4 more for
-    the checksum of each image that `pretext.data.pack` wrote, which is compared when the image is read.
-    Where ``PRETINT_LOCAL`` is set, images are read from a copy of the shards on the local disk, made here;
-    names, keys and errors stay those of the originals.
+    Nothing is unpacked. Headers are read once, for an index that is stored beside a packed shard or in the user's
+    cache. In memory an image needs 24 bytes and its key, which forked workers share. If `pretext.data.pack` wrote the
+    shard, it needs 4 more bytes for a checksum, which is compared when the image is read. If ``PRETINT_LOCAL`` is set,
+    the shards are copied to the local disk and read there; names, keys and errors are those of the originals.
 
     Args:
         pattern: a tar file, a brace pattern such as ``train-{0000..0146}.tar``, a glob, or a folder.
 
     Raises:
-        UserError: a shard is missing, cut, damaged or compressed, there is no image in one of them, or
-            two images have the same key. With ``PRETINT_LOCAL`` also if a shard is not what SHA256SUMS
-            says, or there is no room for the copy.
+        UserError: a shard is missing, truncated, damaged or compressed, a shard has no image, or two images have
+            the same key. With ``PRETINT_LOCAL`` also if a shard differs from its checksum in SHA256SUMS, or
+            there is no room for the copy.
     """
 
     def __init__(self, pattern: str | os.PathLike[str]) -> None:
         self.pattern = os.fspath(pattern)
         self.paths = find_shards(self.pattern)
         self._files = local_copies(self.paths)
-        # Only originals are scanned, and named in errors.
+        # Only originals are scanned and named in errors.
         known = [
             copied if file != path and (copied := load_index(file)) is not None else load_index(path)
             for path, file in zip(self.paths, self._files, strict=True)
@@ -86,27 +85,27 @@ class Shards:
         same = np.flatnonzero(hashes[order[1:]] == hashes[order[:-1]])
         for first, second in zip(order[same].tolist(), order[same + 1].tolist(), strict=True):
             if self.key(first) != self.key(second):
-                continue  # two keys of one hash, which does no harm
+                continue  # two different keys with the same hash are no problem
             path, other = self.paths[self._shard(first)], self.paths[self._shard(second)]
             if path == other:
                 raise UserError(
                     f"{path}: two images have the key {self.key(first)} (a name up to its first dot); "
-                    "every image needs its own"
+                    "give every image its own key"
                 )
             raise UserError(
                 f"{self.pattern}: the key {self.key(first)} is both in {path} and in {other}; give one of them"
             )
-        self._take_labels(indices)
+        self._read_labels(indices)
         left_out = SkippedFiles()
         for index in indices:
             left_out.add_all(index.left_out)
-        left_out.tell(readable(os.fsencode(self.pattern)))
+        left_out.print_once(readable(os.fsencode(self.pattern)))
         unchecked = [path.parent for path, sums in zip(self.paths, self._sums, strict=True) if sums is None]
         for folder in dict.fromkeys(unchecked):
             if (folder / MANIFEST).is_file():
                 say_once(
                     f"{folder}: packed by an earlier version, without a checksum for each image, so a damaged image "
-                    "may be used; to have checksums, pack the images again, into a new folder"
+                    "may be used; to get checksums, pack the images again into a new folder"
                 )
 
     def __len__(self) -> int:
@@ -129,7 +128,7 @@ class Shards:
         except ImageError:
             if self._files[shard] == self.paths[shard]:
                 raise
-            # Local disks are cleaned up and fail. A run must not skip images, and so differ, because of that.
+            # A local copy may be deleted or damaged. A run must not skip images because of that.
             self._files[shard] = self.paths[shard]
             self._open.pop(shard, None)
             return self._data(index, shard)
@@ -143,9 +142,8 @@ class Shards:
         """See ``StoredDataset.read_bytes``."""
         size = int(self._sizes[index])
         try:
-            descriptor = self._descriptor(
-                self._shard(index)
-            )  # a reference, since another thread may drop it from the table
+            # A local reference: another thread may remove it from the table.
+            descriptor = self._descriptor(self._shard(index))
             length = (size if stop is None else min(stop, size)) - start
             return os.pread(descriptor.number, length, int(self._offsets[index]) + start)
         except (OSError, ValueError, MemoryError) as error:
@@ -154,7 +152,7 @@ class Shards:
     def _data(self, index: int, shard: int) -> bytes:
         size, name = int(self._sizes[index]), self.paths[shard].name
         try:
-            # No position is kept in the descriptor: forked workers and threads may share it.
+            # The descriptor has no position: forked workers and threads may share it.
             data = os.pread(self._descriptor(shard).number, size, int(self._offsets[index]))
         except FileNotFoundError as error:
             raise ImageError(self.key(index), f"its shard {name} is gone since it was opened") from error
@@ -179,11 +177,11 @@ class Shards:
         """Return the SHA-256 of all keys in order, a newline after each."""
         return hashlib.sha256(self._names).hexdigest()
 
-    def __getstate__(self) -> dict[str, Any]:  # another process opens files of its own
+    def __getstate__(self) -> dict[str, Any]:  # another process opens the files again
         return {**self.__dict__, "_open": {}}
 
-    def _take_labels(self, indices: Sequence[TarIndex]) -> None:
-        """Take the labels from the indices: none here."""
+    def _read_labels(self, indices: Sequence[TarIndex]) -> None:
+        """Read the labels from the indices; ``LabeledShards`` does."""
 
     def _shard(self, index: int) -> int:
         assert 0 <= index < len(self), index
@@ -203,12 +201,12 @@ class Shards:
 
 
 class LabeledShards(Shards):
-    """A labeled source: shards with a ``KEY.cls`` beside each image, which holds its class index in ASCII.
+    """A labeled source: shards with a member ``KEY.cls`` for each image, its class index in ASCII.
 
-    The names of the classes are the lines of ``classes.txt`` beside the shards; without it, the indices.
+    The names of the classes are the lines of ``classes.txt`` beside the shards; without this file, the indices.
 
     Raises:
-        UserError: as for `Shards`, and where an image has no class, or one that ``classes.txt`` lacks.
+        UserError: as for `Shards`; or an image has no class, or a class that is not in ``classes.txt``.
     """
 
     @property
@@ -221,7 +219,7 @@ class LabeledShards(Shards):
         """Return the label of every image, by index."""
         return self._labels
 
-    def _take_labels(self, indices: Sequence[TarIndex]) -> None:
+    def _read_labels(self, indices: Sequence[TarIndex]) -> None:
         self._labels = np.concatenate([index.labels for index in indices]).astype(np.int64)
         for mark, what in ((UNLABELED, "no .cls beside it"), (NO_NUMBER, "a .cls that holds no class index")):
             if len(bad := np.flatnonzero(self._labels == mark)):
@@ -236,13 +234,15 @@ class LabeledShards(Shards):
             try:
                 lines[path] = path.read_text(encoding="utf-8-sig").splitlines() if path.is_file() else []
             except (OSError, ValueError) as error:
-                raise UserError(f"{path}: the names of the classes cannot be read; one a line, in UTF-8") from error
+                raise UserError(
+                    f"{path}: the names of the classes cannot be read; write one per line, in UTF-8"
+                ) from error
         for (path, names), (other, other_names) in itertools.pairwise(lines.items()):
             if names != other_names:
-                raise UserError(f"{path} and {other} do not name the same classes; give shards of one data set")
+                raise UserError(f"{path} and {other} have different classes; give shards of one dataset")
         file, names = next(iter(lines.items()))
         if doubles := [name for name, after in itertools.pairwise(sorted(names)) if name == after]:
-            raise UserError(f"{file}: the class {doubles[0] or '(an empty line)'} stands twice")
+            raise UserError(f"{file}: the class {doubles[0] or '(an empty line)'} occurs twice; remove one")
         most = int(self._labels.max())
         self._classes = compose_classes(str(file), names) or [str(label) for label in range(most + 1)]
         if most >= len(self._classes):
@@ -265,7 +265,7 @@ class _Descriptor:
 
 
 def names_shards(name: str) -> bool:
-    """Whether a name means shards: it ends in ``.tar``, or is a folder with tar files and no folders or images."""
+    """Whether a name is one of shards: it ends in ``.tar``, or is a folder with tar files but no folders or images."""
     try:
         path = Path(name).expanduser()
         if not name or not path.is_dir():

@@ -1,4 +1,4 @@
-"""The contract of every source: images by index, in a stable order."""
+"""The interface of every source: images by index, in a stable order."""
 
 import hashlib
 import math
@@ -14,7 +14,7 @@ from torch import Tensor
 from pretext.errors import ImageError, UserError
 
 Labels = NDArray[np.int64] | NDArray[np.int8]
-"""One class an image: int64 (N,). Or several, int8 (N, classes): 1 present, 0 absent, -1 not counted (unknown, or
+"""One class per image: int64 (N,). Or several, int8 (N, classes): 1 present, 0 absent, -1 not counted (unknown, or
 so hard to see that it counts neither way: VOC's ``difficult``)."""
 
 
@@ -26,11 +26,10 @@ class DataSettings:
     """The images of a run.
 
     Args:
-        source: required to start a run: a folder of images, or "bundled": photographs that need no download, cut into
-            tiles; or "torchvision:SET:PART:FOLDER", or "hf:DATA:SPLIT" (Hugging Face), or tar shards: see docs/data.md;
-            or several, mixed by weight: {one/folder: 0.7, other/folder: 0.3}.
-        holdout: the number of images, at most a tenth of all, that are never trained on; color health (with
-            objective.name labels: the classifier) is measured on them.
+        source: the training images, required to start a run: a folder of images; "bundled" (tiles of photographs,
+            without a download); "torchvision:SET:PART:FOLDER"; "hf:DATA:SPLIT" (Hugging Face); or tar shards. See
+            docs/data.md. Several can be mixed by weight: {one/folder: 0.7, other/folder: 0.3}.
+        holdout: the number of images, at most a tenth of all, that are not trained on, but used for validation.
     """
 
     source: str | dict[str, float] = ""
@@ -43,11 +42,13 @@ class DataSettings:
                 raise UserError(f"data.source: {invalid[0] if invalid else 'an empty mixture'}: give a weight above 0")
             unnamed = [name for name in self.source if not isinstance(name, str)]  # YAML reads 2012 as a number
             if unnamed:
-                raise UserError(f"data.source: {unnamed[0]} is no name; if it is a folder's, write ./{unnamed[0]}")
+                raise UserError(
+                    f"data.source: {unnamed[0]} is not a text; if it is the name of a folder, write ./{unnamed[0]}"
+                )
             if not math.isfinite(sum(self.source.values())):
                 raise UserError("data.source: the weights are too large; give shares, such as 0.7 and 0.3")
             if len(self.source) > 100:
-                raise UserError(f"data.source: {len(self.source)} sources; at most 100 can be mixed")
+                raise UserError(f"data.source: {len(self.source)} sources; give at most 100")
         if self.holdout < 0:
             raise UserError(f"data.holdout is {self.holdout}: it must not be negative")
 
@@ -129,7 +130,7 @@ def digest_of_keys(source: _Keyed) -> str:
 
 
 def fingerprint(source: ImageDataset, view: Callable[[int], Tensor | None] | None = None) -> str:
-    """Return a digest of the pixels of 32 images, which tells sources apart that have the same names.
+    """Return a digest of the pixels of 32 images. It distinguishes sources with the same names of images.
 
     Imagenette in 96 pixels and in 160 has the same names and labels, and 0001.png is in many folders.
 

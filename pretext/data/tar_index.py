@@ -1,8 +1,8 @@
 """The positions of the images in a tar file: read from its headers once, then stored in a small file.
 
-A key is WebDataset's: the name of a member up to the first dot of its base name. Images are regular
-members with the ending of one; of the others only ``KEY.cls`` counts, a class index in ASCII. Hidden
-members, files that a system made (see ``formats``), links and sparse files are passed over, and counted.
+Keys are those of WebDataset: the name of a member up to the first dot of its base name. Images are regular
+members with the ending of an image. Of the other members only ``KEY.cls`` is used, a class index in ASCII.
+Hidden members, files that a system made (see ``formats``), links and sparse files are skipped and counted.
 """
 
 import contextlib
@@ -25,15 +25,15 @@ from pretext.errors import UserError
 from pretext.files import write_atomically
 
 UNLABELED, NO_NUMBER = -1, -2
-"""Values in place of a label: there is no ``.cls`` member; it holds no class index."""
+"""Values instead of a label: there is no ``.cls`` member, or it holds no class index."""
 
 MOST_CLASSES = 1_000_000
 
 _FORMAT = 1
 _BLOCK = 512
-_SLACK = 2**20  # a tar may be filled up with zeros to whole records: 10 kB as a rule, rarely more
+_SLACK = 2**20  # a tar may end in zeros up to a whole record: usually 10 kB, rarely more
 _ENDS = 2**16
-_MOST_HEADERS = 2**22  # bytes that the headers of one member may take: a name and a few numbers, so some kB
+_MOST_HEADERS = 2**22  # bytes of the headers of one member, which hold a name and a few numbers: usually some kB
 _DTYPES: dict[str, Any] = {"offsets": np.int64, "sizes": np.int64, "ends": np.int64, "hashes": np.uint64}
 _DTYPES |= {"labels": np.int32, "names": np.uint8}
 _PACKED = {
@@ -49,14 +49,14 @@ class TarIndex:
     """An index of the images of one tar file, in its order; row i of every array is image i.
 
     Args:
-        offsets: int64, position of its first byte.
-        sizes: int64, number of its bytes.
-        ends: int64, end of its key in ``names``.
-        hashes: uint64, hash of its key.
-        labels: int32, its class, or ``UNLABELED`` or ``NO_NUMBER``.
+        offsets: int64, position of the first byte of every image.
+        sizes: int64, number of bytes of every image.
+        ends: int64, end of the key of every image in ``names``.
+        hashes: uint64, hash of the key of every image.
+        labels: int32, class of every image, or ``UNLABELED`` or ``NO_NUMBER``.
         names: uint8, all keys in UTF-8, a newline after each.
         left_out: counts of the other members.
-        sums: uint32, the CRC-32 of its bytes; None if they were not computed when the file was written.
+        sums: uint32, CRC-32 of the bytes of every image; None if they were not computed when the file was written.
     """
 
     offsets: NDArray[np.int64]
@@ -86,7 +86,7 @@ class TarIndexBuilder:
     sums: list[int] = field(default_factory=list)
 
     def add(self, key: str, offset: int, size: int, label: int | None = None, crc: int | None = None) -> None:
-        """Add an image; ``offset`` and ``size`` in bytes, ``crc`` the CRC-32 of these: of all images or of none."""
+        """Add an image: ``offset`` and ``size`` in bytes, and the CRC-32 of its bytes, for all images or for none."""
         self.keys.append(key)
         self.places.append((offset, size))
         if crc is not None:
@@ -139,14 +139,14 @@ def load_index(path: Path) -> TarIndex | None:
 def build_index(path: Path) -> TarIndex:
     """Return the index of a tar file from its headers, and store it in the user's cache, if that can be written.
 
-    If an index with checksums lies beside the file and has the images at the same positions, it is returned instead:
-    it was made for this file, which has been damaged since, and the checksums show where.
+    If there is an index with checksums beside the file, with the images at the same positions, it is returned instead:
+    it belongs to this file, which was damaged later, and the checksums show the damaged images.
 
     Raises:
-        UserError: the file cannot be read, is no tar file, is compressed, or is cut or damaged.
+        UserError: the file cannot be read, is not a tar file, is compressed, truncated or damaged.
     """
     try:
-        # A small buffer, since it is filled after every seek; yet it holds a small label and the next header.
+        # A small buffer, because every seek fills it again; it can hold a small label and the next header.
         with path.open("rb", buffering=4096) as file:
             stamp = _time_stamp(path, file)
             index = _scan(file, path)
@@ -167,7 +167,7 @@ def index_path(path: Path) -> Path:
     return path.with_suffix(".index.npz")
 
 
-def keep_beside(path: Path, index: TarIndex) -> None:
+def write_index_beside(path: Path, index: TarIndex) -> None:
     """Write the index of a finished tar file beside it: it stays valid when both are copied elsewhere."""
     with path.open("rb") as file:
         write_atomically(index_path(path), _dump(index, _content_stamp(file)))
@@ -175,17 +175,17 @@ def keep_beside(path: Path, index: TarIndex) -> None:
 
 def _scan(file: IO[bytes], path: Path) -> TarIndex:
     """Return the index of an open tar file from its headers; raises as ``build_index``."""
-    gathered, at = TarIndexBuilder(), 0
+    builder, at = TarIndexBuilder(), 0
     length = os.fstat(file.fileno()).st_size
     if not length:
         raise UserError(f"{path}: the shard is empty (0 bytes); fetch it again, or leave it out of the pattern")
-    # Its reader of headers alone is used: iterating, tarfile is silent about a file that is cut in a header.
+    # Only its reader of headers is used: the iterator of tarfile reports no error for a file that is cut in a header.
     tar = tarfile.TarFile(fileobj=io.BytesIO(bytes(2 * _BLOCK)), encoding="utf-8", errors="surrogateescape")
     while True:
         file.seek(at)
         block = file.read(_BLOCK)
         if len(block) < _BLOCK and at:
-            raise _broken(path, "cut", length, gathered)
+            raise _damage_error(path, "cut", length, builder)
         if len(block) == _BLOCK and not any(block):
             break
         file.seek(at)
@@ -194,35 +194,35 @@ def _scan(file: IO[bytes], path: Path) -> TarIndex:
             member = tarfile.TarInfo.fromtarfile(tar)
         except OSError:
             raise
-        except Exception as error:  # damaged headers make tarfile raise nearly anything
+        except Exception as error:  # tarfile raises many types of error for damaged headers
             if at:
-                raise _broken(path, "damaged", at, gathered) from error
+                raise _damage_error(path, "damaged", at, builder) from error
             command = next((command for magic, command in _PACKED.items() if block.startswith(magic)), None)
             if command:
                 raise UserError(
-                    f"{path}: is compressed and cannot be read by index; unpack it first: {command} {path}"
+                    f"{path}: is compressed and cannot be read by index; decompress it first: {command} {path}"
                 ) from error
             raise UserError(
-                f"{path}: no tar file (its first header cannot be read); give shards in the WebDataset layout"
+                f"{path}: not a tar file (its first header cannot be read); give shards in the WebDataset layout"
             ) from error
         if member.size < 0 or tar.offset <= at:
-            raise _broken(path, "damaged", at, gathered)
+            raise _damage_error(path, "damaged", at, builder)
         if tar.offset > length:
-            raise _broken(path, "cut", length, gathered)
+            raise _damage_error(path, "cut", length, builder)
         padded = member.size + -member.size % _BLOCK
         if member.isreg() and not member.issparse() and member.offset_data + padded != tar.offset:
-            raise _broken(path, "damaged", at, gathered)  # a record says another size than the header
+            raise _damage_error(path, "damaged", at, builder)  # a record has another size than the header
         at = tar.offset
-        _add_member(member, file, gathered)
+        _add_member(member, file, builder)
     rest = file.read(_SLACK + 1)
     if len(rest) > _SLACK or any(rest):
-        # A download that reserved its room first looks like this, and so do two archives in one file.
-        raise _broken(path, f"{length:,} bytes long but ends", at, gathered)
-    return gathered.index()
+        # An incomplete download may look like this, and two archives in one file.
+        raise _damage_error(path, f"{length:,} bytes long but ends", at, builder)
+    return builder.index()
 
 
 class _Headers:
-    """A tar file whose headers are limited in size: tarfile reads as much as a header says that the next one has."""
+    """A tar file with a limit for the size of headers: tarfile would read as much as a header claims."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.tell, self.seek = file.tell, file.seek
@@ -235,34 +235,34 @@ class _Headers:
         return self._file.read(size)
 
 
-def _add_member(member: tarfile.TarInfo, file: IO[bytes], gathered: TarIndexBuilder) -> None:
-    """Add a member of a tar file: an image, the label of one, or what is left out."""
-    if member.isdir() or gathered.is_in_system_folder(member.name):
+def _add_member(member: tarfile.TarInfo, file: IO[bytes], builder: TarIndexBuilder) -> None:
+    """Add a member of a tar file: an image, the label of an image, or a member that is left out."""
+    if member.isdir() or builder.is_in_system_folder(member.name):
         return
     folder, slash, base = member.name.rpartition("/")
     stem, _, ending = base.partition(".")
     name = base.encode("utf-8", "surrogateescape")
     if not stem or system_name(name):
-        gathered.left_out.add_file(name)
+        builder.left_out.add_file(name)
         return
     if not member.isreg() or member.issparse():
         link = member.issym() or member.islnk()
-        gathered.left_out.add_kind("sparse file" if member.isreg() else "link" if link else "pipe, socket or device")
+        builder.left_out.add_kind("sparse file" if member.isreg() else "link" if link else "pipe, socket or device")
         return
     key = readable(f"{folder}{slash}{stem}".encode("utf-8", "surrogateescape"))
     if is_image_name(name):
-        gathered.add(key, member.offset_data, member.size)
+        builder.add(key, member.offset_data, member.size)
     elif ending != "cls":
-        gathered.left_out.add_file(name)
+        builder.left_out.add_file(name)
     else:
         file.seek(member.offset_data)
         digits = file.read(min(member.size, 32)).strip()
         small = digits.isdigit() and len(digits) < 10 and int(digits) < MOST_CLASSES
-        gathered.labels[key] = int(digits) if small else NO_NUMBER
+        builder.labels[key] = int(digits) if small else NO_NUMBER
 
 
-def _broken(path: Path, how: str, at: int, gathered: TarIndexBuilder) -> UserError:
-    count = len(gathered.keys)
+def _damage_error(path: Path, how: str, at: int, builder: TarIndexBuilder) -> UserError:
+    count = len(builder.keys)
     images = "1 whole image" if count == 1 else f"{count:,} whole images"
     return UserError(
         f"{path}: the shard is {how} at byte {at:,}, after {images}; fetch it again, or leave it out of the pattern"
@@ -275,7 +275,7 @@ def _time_stamp(path: Path, file: IO[bytes]) -> bytes:
 
 
 def _content_stamp(file: IO[bytes]) -> bytes:
-    """Return a stamp of length, beginning and end: a copy has the same, another pack has not."""
+    """Return a stamp of length, beginning and end: it is equal for copies and differs for other contents."""
     length = os.fstat(file.fileno()).st_size
     ends = os.pread(file.fileno(), _ENDS, 0) + os.pread(file.fileno(), _ENDS, max(0, length - _ENDS))
     return f"{_FORMAT} {length} {hashlib.sha256(ends).hexdigest()}".encode()
@@ -300,7 +300,7 @@ def _dump(index: TarIndex, stamp: bytes) -> bytes:
 
 
 def _load(path: Path, stamp: bytes | None, tar: IO[bytes]) -> TarIndex | None:
-    """Return a stored index if it is valid and has this stamp (None: any); it may come from outside with its tar."""
+    """Return a stored index if it is valid and has this stamp (None: any). Its origin may not be trusted."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             check_zip(path)  # also that it does not unpack to more than its size
@@ -309,7 +309,7 @@ def _load(path: Path, stamp: bytes | None, tar: IO[bytes]) -> TarIndex | None:
             index = TarIndex(**{name: arrays[name] for name in (*_DTYPES, "sums") if name in arrays.files})
             if "left_out" in arrays:
                 index.left_out = SkippedFiles.from_dict(json.loads(arrays["left_out"].tobytes()))
-    except Exception:  # a damaged zip makes NumPy raise nearly anything; a new index replaces it
+    except Exception:  # NumPy raises many types of error for a damaged zip; a new index replaces it
         return None
     columns = [(name, getattr(index, name)) for name in _DTYPES]
     if any(column.dtype != _DTYPES[name] or column.ndim != 1 for name, column in columns):

@@ -1,11 +1,11 @@
-"""torchvision's data sets by name: ``torchvision:CIFAR10:train:/data``.
+"""torchvision's datasets by name: ``torchvision:CIFAR10:train:/data``.
 
-torchvision knows which files belong to a set and what they mean; the images are read here, so that all sources have
-the same decoder and errors. Nothing is downloaded: for a missing set the message says how to get it.
+torchvision lists the files and labels of a dataset. The images are read here, so that all sources have the same
+decoder and errors. Nothing is downloaded; if a dataset is missing, the message explains how to get it.
 
-No file of unknown origin is unpickled: torchvision compares CIFAR's files with MD5 sums in its
-own code before it opens them (to make other files of the same sum is beyond known attacks),
-ImageNet's list of names is read with ``weights_only``, and LSUN, which unpickles a file unseen, is refused.
+No file of unknown origin is unpickled. torchvision compares CIFAR's files with MD5 sums in its code before it opens
+them (no known attack makes other files with the same sum). ImageNet's list of names is read with ``weights_only``.
+LSUN is refused, because it unpickles a file without a check.
 """
 
 import difflib
@@ -34,12 +34,12 @@ _LISTS = ("samples", "imgs", "_samples", "_image_files", "_images")
 
 
 def open_torchvision(name: str, labeled: bool) -> LabeledDataset | None:
-    """Open a data set of torchvision; return None if the name is of another kind.
+    """Open a dataset of torchvision; return None if the name is of another kind.
 
     Args:
         name: ``torchvision:SET:PART:FOLDER``: a class of ``torchvision.datasets``, its name of the split
             (``train`` or ``test`` if it only has an option ``train``; empty if there is none), and
-            its root folder. ``val-256`` and the like take the small images of Places365.
+            its root folder. ``val-256`` and similar parts are the small images of Places365.
         labeled: whether every image must have a label.
 
     Raises:
@@ -49,10 +49,10 @@ def open_torchvision(name: str, labeled: bool) -> LabeledDataset | None:
         return None
     kind, part, folder = [*name.removeprefix(PREFIX).split(":", 2), "", ""][:3]
     if not kind or not folder:
-        raise UserError(f"{name}: {_GRAMMAR}; PART stays empty where the set has only one")
+        raise UserError(f"{name}: {_GRAMMAR}; leave PART empty if the dataset has only one")
     from torchvision import datasets
 
-    makers = {}  # those that can be opened by a root folder and a part
+    makers = {}  # datasets that only need a root folder and a part
     for candidate in set(datasets.__all__) - _REFUSED:
         known = getattr(datasets, candidate)
         if inspect.isclass(known) and issubclass(known, datasets.VisionDataset):
@@ -60,11 +60,11 @@ def open_torchvision(name: str, labeled: bool) -> LabeledDataset | None:
             if set(needed) <= {"root", "split", "train"}:
                 makers[candidate] = known
     if kind not in makers:
-        problem = "of another kind than images with classes" if kind in datasets.__all__ else "not known to torchvision"
+        problem = "not one of images with classes" if kind in datasets.__all__ else "unknown to torchvision"
         by_lower = {name_of_set.lower(): name_of_set for name_of_set in makers}
         near = difflib.get_close_matches(kind.lower(), by_lower, 1, 0.5)
         instead = by_lower[near[0]] if near else "ImageNet, Places365, CIFAR10, CIFAR100 or STL10"
-        raise UserError(f"{name}: the set {kind} is {problem}; did you mean {instead}?")
+        raise UserError(f"{name}: the dataset {kind} is {problem}; did you mean {instead}?")
     maker = makers[kind]
     try:
         root = Path(folder).expanduser().absolute()
@@ -85,16 +85,16 @@ def open_torchvision(name: str, labeled: bool) -> LabeledDataset | None:
 
 
 class ImageNetFolder(ClassFolder):
-    """A part of ImageNet, ``root/train`` or ``root/val`` with one sub-folder per class, as torchvision lays it out.
+    """A part of ImageNet in torchvision's layout: ``root/train`` or ``root/val``, with one sub-folder per class.
 
     Raises:
-        UserError: no such part or folder; see also ``ClassFolder``.
+        UserError: there is no such part or folder; see also ``ClassFolder``.
     """
 
     def __init__(self, name: str, root: Path, part: str) -> None:
         self._name, self._meta = name, root
         if part not in ("train", "val"):
-            raise UserError(f"{name}: ImageNet has no part {part!r}; take train or val")
+            raise UserError(f"{name}: ImageNet has no part {part!r}; use train or val")
         if not (root / part).is_dir():  # torchvision would begin to unpack 138 GB here
             raise UserError(
                 f"{name}: no folder {root / part}; put ILSVRC2012_img_{part}.tar and ILSVRC2012_devkit_t12.tar.gz "
@@ -105,7 +105,7 @@ class ImageNetFolder(ClassFolder):
 
     @cached_property
     def classes(self) -> list[str]:
-        """Return WordNet id and words of every class: two classes are both called "crane"."""
+        """Return WordNet id and words of every class. The id is needed: two classes are called "crane"."""
         from torchvision.datasets.imagenet import load_meta_file, parse_devkit_archive
 
         ids = super().classes
@@ -115,16 +115,16 @@ class ImageNetFolder(ClassFolder):
             check_content(self._meta / "meta.bin")
             words = load_meta_file(str(self._meta))[0]
             return [f"{wnid} {', '.join(words[wnid])}" for wnid in ids]
-        except Exception as problem:  # a damaged file makes torch.load raise nearly anything
+        except Exception as problem:  # torch.load raises many types of error for a damaged file
             raise UserError(
-                f"{self._name}: the names of the classes cannot be read from {self._meta}/meta.bin, which torchvision "
-                f"makes of ILSVRC2012_devkit_t12.tar.gz ({_line(problem)}); or name {self.root} itself, whose "
-                "classes are then the WordNet ids"
+                f"{self._name}: the names of the classes cannot be read from {self._meta}/meta.bin ({_line(problem)}); "
+                "put ILSVRC2012_devkit_t12.tar.gz there, from which torchvision makes it; or give the folder "
+                f"{self.root}: then the classes are WordNet ids"
             ) from problem
 
 
 class _Labels:
-    """Labels and classes of a set that torchvision has opened, checked when they are used."""
+    """Labels and classes of a dataset that torchvision has opened; they are checked at their first use."""
 
     def __init__(self, name: str, labels: Sequence[int | None] | NDArray[Any], classes: list[str] | None) -> None:
         self._name, self._unchecked = name, labels
@@ -132,7 +132,7 @@ class _Labels:
 
     @property
     def classes(self) -> list[str]:
-        """Return the names of the classes, by label; their numbers if the set has no names."""
+        """Return the names of the classes, by label; their numbers if the dataset has no names."""
         if self._classes is None:
             return [str(label) for label in range(1 + max((int(label or 0) for label in self._unchecked), default=0))]
         return compose_classes(self._name, self._classes)
@@ -142,7 +142,7 @@ class _Labels:
         """Return the label of every image, by index: (N,).
 
         Raises:
-            UserError: this part has none.
+            UserError: this part has no labels.
         """
         return check_labels(self._name, self._unchecked, self.classes)
 
@@ -163,7 +163,7 @@ class ArraySet(_Labels):
         pixels: uint8 (N, H, W) or (N, H, W, 3).
         part: the first part of all keys.
         labels: see ``check_labels``.
-        classes: None if they have no names.
+        classes: names of the classes; None if they have no names.
     """
 
     def __init__(
@@ -189,7 +189,7 @@ class ArraySet(_Labels):
         return bytes(self._pixels[index].tobytes()[start:stop])
 
     def key(self, index: int) -> str:
-        """Return set, part and number: ``CIFAR10/train/00042``."""
+        """Return dataset, part and number: ``CIFAR10/train/00042``."""
         assert 0 <= index < len(self), index
         return f"{self._part}/{index:05}"
 
@@ -203,7 +203,7 @@ def _parameters(maker: Any) -> dict[str, inspect.Parameter]:
 
 
 def _open_dataset(name: str, kind: str, maker: Any, root: Path, part: str) -> Any:
-    """Open the data set by torchvision."""
+    """Open the dataset with torchvision."""
     parameters = _parameters(maker)
     options: dict[str, str | bool] = {}
     if "small" in parameters and part.endswith("-256"):
@@ -212,7 +212,7 @@ def _open_dataset(name: str, kind: str, maker: Any, root: Path, part: str) -> An
         options |= {"split": part} if part else {}
     elif "train" in parameters:
         if part not in ("train", "test"):
-            raise UserError(f"{name}: {kind} has no part {part!r}; take train or test")
+            raise UserError(f"{name}: {kind} has no part {part!r}; use train or test")
         options["train"] = part == "train"
     elif part:
         raise UserError(f"{name}: {kind} has no parts; write torchvision:{kind}::{root}")
@@ -222,27 +222,27 @@ def _open_dataset(name: str, kind: str, maker: Any, root: Path, part: str) -> An
         if "argument split" not in str(problem):
             raise UserError(f"{name}: torchvision cannot read it: {_line(problem)}") from problem
         raise UserError(f"{name}: {kind} has no part {part!r}: {_line(problem)}") from problem
-    except (RuntimeError, FileNotFoundError) as problem:  # missing, or not of the sum it should have
+    except (RuntimeError, FileNotFoundError) as problem:  # missing, or with a wrong checksum
         raise UserError(f"{name}: {_line(problem)}; {_how_to_get(kind, maker, str(root))}") from problem
-    except Exception as problem:  # damaged files make it raise nearly anything
+    except Exception as problem:  # it raises many types of error for damaged files
         raise UserError(f"{name}: torchvision cannot read it: {type(problem).__name__}: {_line(problem)}") from problem
 
 
 def _how_to_get(kind: str, maker: Any, root: str) -> str:
-    """Return how a user gets the data set."""
+    """Return advice on how to get the dataset."""
     if kind == "ImageNet":
-        return "name the folder that holds its train and val"
+        return "give the folder with its train and val"
     if "download" not in _parameters(maker):
         return f"torchvision cannot download it: see the documentation of torchvision.datasets.{kind}"
     files = [
         getattr(maker, name) for name in ("base_folder", "filename") if isinstance(getattr(maker, name, None), str)
     ]
-    wanted = f"it wants {files[0]}/, unpacked from {files[1]}, there; " if len(files) == 2 else ""
+    wanted = f"it needs {files[0]}/ there, unpacked from {files[1]}; " if len(files) == 2 else ""
     return f"{wanted}torchvision.datasets.{kind}({root!r}, download=True) downloads it"
 
 
 def _wrap_dataset(name: str, dataset: Any, root: Path, part: str, prefix: str) -> LabeledDataset:
-    """Return a data set of torchvision as a source: by its files if it has a list of them, else by its array."""
+    """Return a dataset of torchvision as a source: from its list of files if it has one, else from its array."""
     classes: list[str] | None = None
     class_to_idx = getattr(dataset, "class_to_idx", None)
     if class_to_idx and sorted(class_to_idx.values()) == list(range(len(class_to_idx))):
@@ -255,14 +255,16 @@ def _wrap_dataset(name: str, dataset: Any, root: Path, part: str, prefix: str) -
         # Other entries are stereo pairs, for example.
         if isinstance(pairs[0][0], str | os.PathLike) and isinstance(pairs[0][1], int | None):
             base = os.fsencode(root).rstrip(b"/")
-            # By path: some sets list a folder in no order.
+            # Sorted by path: some datasets list a folder in no fixed order.
             ordered = sorted(
                 (os.fsencode(path).removeprefix(base + b"/"), -1 if label is None else label) for path, label in pairs
             )
             first = root / os.fsdecode(ordered[0][0])
             if not first.exists():
-                small = f", or write {part}-256 for the small ones" if "small" in vars(dataset) else ""
-                raise UserError(f"{name}: no file {first}, which the set's list names; unpack the images there{small}")
+                small = f", or use {part}-256 for the small ones" if "small" in vars(dataset) else ""
+                raise UserError(
+                    f"{name}: no file {first}, which is in the dataset's list; unpack the images there{small}"
+                )
             labels = np.array([label for _, label in ordered], np.int64)
             return FileSet(name, base, Paths.of(path for path, _ in ordered), labels, classes)
     data = getattr(dataset, "data", None)
@@ -271,8 +273,8 @@ def _wrap_dataset(name: str, dataset: Any, root: Path, part: str, prefix: str) -
         pixels = pixels.transpose(0, 2, 3, 1)
     if pixels.dtype != np.uint8 or not (pixels.ndim == 3 or (pixels.ndim == 4 and pixels.shape[3] == 3)):
         raise UserError(
-            f"{name}: how torchvision keeps the images of {type(dataset).__name__} is not known here; "
-            "name a folder of images instead"
+            f"{name}: torchvision stores the images of {type(dataset).__name__} in an unknown form; "
+            "give a folder of images instead"
         )
     labels = np.array([-1 if label is None else label for label in _labels_of(dataset)], np.int64)
     return ArraySet(name, pixels, prefix, labels, classes)

@@ -1,8 +1,8 @@
-"""PASCAL VOC 2007 and 2012, with several labels an image: ``voc:2007:trainval:/data/VOCdevkit``.
+"""PASCAL VOC 2007 and 2012, with several labels per image: ``voc:2007:trainval:/data/VOCdevkit``.
 
-A folder VOC2007 or VOC2012 as the devkit unpacks it: ``ImageSets/Main/PART.txt`` lists the images, ``JPEGImages``
-holds them (with the ending of any image), and ``Annotations`` one XML file each. Nothing else is read, and nothing is
-downloaded.
+The folder VOC2007 or VOC2012 has the layout of the devkit: ``ImageSets/Main/PART.txt`` lists the images,
+``JPEGImages`` holds them (with the ending of any image), and ``Annotations`` has one XML file for each. Nothing else is
+read, and nothing is downloaded.
 """
 
 import codecs
@@ -53,15 +53,15 @@ _DIFFICULT = {"": False, "0": False, "false": False, "unspecified": False, "1": 
 """The values that annotation tools write, in lower case."""
 _DECLARED = re.compile(rb"""\A<\?xml[^>]{0,100}?\sencoding\s*=\s*["']([A-Za-z][A-Za-z0-9._-]{0,40})["']""")
 _NO_ENCODINGS = ("idna", "punycode", "raw-unicode-escape", "unicode-escape", "undefined", "utf-7")
-"""Encodings of Python that no text file has; some take minutes for a hostile file."""
+"""Encodings of Python that are not for text files; a malicious file could make some of them take minutes."""
 _SUPERSETS = {"gb2312": "gbk"}
-"""Declared encoding -> the encoding that tools really write: a superset."""
+"""Declared encoding -> the encoding that tools really use: a superset."""
 
 PREFIX = "voc:"
 YEARS = ("2007", "2012")
 _GRAMMAR = "write voc:YEAR:PART:FOLDER, such as voc:2007:trainval:/data/VOCdevkit"
-_LARGEST = 2**20  # bytes: an annotation has some thousand
-_LONGEST = 2**24  # bytes: a list has some hundred thousand
+_LARGEST = 2**20  # bytes: an annotation has a few thousand
+_LONGEST = 2**24  # bytes: a list has a few hundred thousand
 _NAME = re.compile(rb"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
 
@@ -78,9 +78,9 @@ class VocObject(NamedTuple):
 def read_objects(path: Path, content: bytes) -> list[VocObject]:
     """Return the objects of an annotation, in its order.
 
-    The parser makes events, not a tree. A document type is refused, since only there entities can be declared. The
-    parts of an object (a person's head and hands) have boxes of their own, which are ignored. An encoding that the
-    parser does not know (GBK) is decoded by Python.
+    The parser makes events, not a tree. A document type is refused, because it could declare entities. The boxes of
+    the parts of an object (a person's head and hands) are ignored. Python decodes encodings that the parser does not
+    know (GBK).
 
     Args:
         path: the file, for messages.
@@ -90,11 +90,11 @@ def read_objects(path: Path, content: bytes) -> list[VocObject]:
         UserError: it is not XML or not an annotation, or an object has no known class.
     """
     objects: list[VocObject] = []
-    tags: list[str] = []  # from the root to where the parser is
+    tags: list[str] = []  # from the root to the current element
     texts: dict[str, str] = {}
 
     def wrong(what: str) -> NoReturn:
-        raise UserError(f"{path}: {what}; is it an annotation of PASCAL VOC?")
+        raise UserError(f"{path}: {what}; give an annotation of PASCAL VOC")
 
     def is_used() -> bool:
         if len(tags) == 3 and tags[1] == "object":
@@ -129,7 +129,7 @@ def read_objects(path: Path, content: bytes) -> list[VocObject]:
 
     parser = expat.ParserCreate()
     parser.buffer_text = True
-    parser.StartDoctypeDeclHandler = lambda *_: wrong("it declares a document type, which annotations have not")
+    parser.StartDoctypeDeclHandler = lambda *_: wrong("it declares a document type, which an annotation must not have")
     parser.StartElementHandler, parser.EndElementHandler, parser.CharacterDataHandler = start, end, text
     try:
         parser.Parse(_decode(content), True)
@@ -141,10 +141,10 @@ def read_objects(path: Path, content: bytes) -> list[VocObject]:
 def _decode(content: bytes) -> str | bytes:
     """Return the text of an annotation whose declared encoding has characters of several bytes; else its bytes.
 
-    Expat itself reads UTF-16 and Latin-1, and asks Python for other encodings of one byte a character. UTF-8 it knows
-    by that name alone, and not as ``utf8``.
+    Expat reads UTF-16 and Latin-1 itself, and uses Python for other encodings of one byte per character. It knows UTF-8
+    only by this name, not as ``utf8``.
     """
-    if content.startswith(codecs.BOM_UTF8):  # it counts more than the declared encoding
+    if content.startswith(codecs.BOM_UTF8):  # this mark has priority over the declared encoding
         return content.decode("utf-8-sig")
     declared = _DECLARED.match(content)
     if declared is None:
@@ -192,7 +192,7 @@ def open_part(name: str, task: str = "Main") -> "Voc":
     if not name.startswith(PREFIX) or not part or not folder:
         raise UserError(f"{name}: {_GRAMMAR}")
     if year not in YEARS:
-        raise UserError(f"{name}: no such year as {year!r}; take {' or '.join(YEARS)}")
+        raise UserError(f"{name}: the year is {year!r}; use {' or '.join(YEARS)}")
     wanted, other = f"VOC{year}", f"VOC{YEARS[1 - YEARS.index(year)]}"
     try:
         path = Path(folder).expanduser().absolute()
@@ -216,7 +216,7 @@ class Voc(Files):
     Args:
         name: as the user wrote it.
         root: the folder VOC2007 or VOC2012.
-        year: for messages.
+        year: the year, for messages.
         part: the list of ``ImageSets/TASK``.
         task: see ``open_part``.
 
@@ -284,7 +284,7 @@ class Voc(Files):
         try:
             content = read_file(path, _LARGEST)
         except FileNotFoundError as problem:
-            unpublished = "; of the 2012 test part none were published: take val" if self.year == "2012" else ""
+            unpublished = "; those of the 2012 test part are not public: use val" if self.year == "2012" else ""
             raise UserError(f"{self.name}: no annotation {path}{unpublished}") from problem
         except (OSError, ValueError) as problem:
             raise UserError(f"{path}: {getattr(problem, 'strerror', None) or problem}") from problem
@@ -309,10 +309,10 @@ def read_list(name: str, folder: Path, part: str) -> list[bytes]:
         raise UserError(f"{path}: {getattr(problem, 'strerror', None) or problem}") from problem
     names = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
     if not names:
-        raise UserError(f"{path}: the list is empty; take another part")
+        raise UserError(f"{path}: the list is empty; use another part")
     for number, line in names:
         if re.fullmatch(rb"\S+\s+-?[01]", line):
-            raise UserError(f"{path}: this list is about one class; take one of whole images: {', '.join(parts)}")
+            raise UserError(f"{path}: this list is about one class; use one of these: {', '.join(parts)}")
         if not _NAME.fullmatch(line):
             raise UserError(
                 f"{path}, line {number}: not the name of an image: {line[:40].decode('ascii', 'replace')!a}"
@@ -320,7 +320,7 @@ def read_list(name: str, folder: Path, part: str) -> list[bytes]:
     ids = [line for _, line in names]
     double, times = Counter(ids).most_common(1)[0]
     if times > 1:
-        raise UserError(f"{path}: {double.decode()} stands in it {times} times; every image counts once")
+        raise UserError(f"{path}: it contains {double.decode()} {times} times; list every image once")
     return ids
 
 
@@ -329,8 +329,8 @@ def files_by_stem(folder: Path, endings: Sequence[str]) -> dict[str, str]:
 
     Args:
         folder: the folder.
-        endings: endings of the files, in any case; if several files have one stem, the first ending, and lower case,
-            wins.
+        endings: endings of the files, in any case. If several files have the same stem, the first ending counts, and
+            lower case before upper case.
 
     Raises:
         OSError: the folder cannot be listed.
@@ -342,12 +342,12 @@ def files_by_stem(folder: Path, endings: Sequence[str]) -> dict[str, str]:
 
 
 def read_file(path: Path, most: int) -> bytes:
-    """Return the content of a file of at most ``most`` bytes; ValueError if it is larger, or no file."""
+    """Return the content of a file of at most ``most`` bytes; ValueError if it is larger or not a file."""
     size = path.stat().st_size
-    if not path.is_file():  # a pipe would be waited for
+    if not path.is_file():  # reading a pipe would wait
         raise ValueError("not a file")
     with path.open("rb") as file:
         content = file.read(most + 1)
     if len(content) > most:
-        raise ValueError(f"{size:,} bytes, where some thousand are expected; is it what it says?")
+        raise ValueError(f"{size:,} bytes, but a few thousand are expected; unpack it again")
     return content

@@ -146,7 +146,7 @@ def _expand_patterns(images: Sequence[Path], out: Path) -> list[Path]:
         chosen = [match for match in matches if match in folders or match.is_file()]
         for odd in (match for match in matches if not match.is_dir() and not match.is_file()):
             left_out.add_kind("broken link" if odd.is_symlink() else "pipe, socket or device")
-        left_out.tell(readable(os.fsencode(path)))
+        left_out.print_once(readable(os.fsencode(path)))
         if not chosen:
             raise UserError(f"{path}: no file matches this pattern")
         paths += chosen

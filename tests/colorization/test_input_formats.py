@@ -26,7 +26,7 @@ def model(tmp_path: Path) -> str:
 
 @pytest.fixture(autouse=True)
 def _told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(formats, "_told", set())
+    monkeypatch.setattr(formats, "_printed", set())
 
 
 def gray(kind: str) -> bytes:

@@ -133,9 +133,9 @@ def test_pickle_is_small_and_the_same() -> None:
 def test_mistakes() -> None:
     with pytest.raises(UserError, match="bundled:val: no such part"):
         Bundled("val")  # type: ignore[arg-type]
-    with pytest.raises(UserError, match=r"bundled:test: chelsea has no tile of 200 pixels; take a smaller tile"):
+    with pytest.raises(UserError, match=r"bundled:test: chelsea has no tile of 200 pixels; use a smaller tile"):
         Bundled("test", tile=200)
-    with pytest.raises(UserError, match=r"stride 31 is below tile 32; test tiles never overlap"):
+    with pytest.raises(UserError, match=r"stride 31 is below tile 32, but test tiles must not overlap"):
         Bundled("test", stride=31)
     for wrong in ({"tile": 0}, {"stride": 0}, {"cap": 0}):
         with pytest.raises(UserError, match="at least 1"):

@@ -179,7 +179,7 @@ def test_classes_are_those_of_torchvision(tmp_path: Path) -> None:
 
 def test_class_folder_says_what_is_missing(tmp_path: Path) -> None:
     put(tmp_path, "1.png")
-    with pytest.raises(UserError, match="no sub-folders; labeled images lie in one folder per class"):
+    with pytest.raises(UserError, match="no sub-folders; put labeled images in one sub-folder per class"):
         ClassFolder(tmp_path)
     put(tmp_path, "a/1.png", "b/2.png")
     (tmp_path / ".git").mkdir()
@@ -198,7 +198,7 @@ def test_open(tmp_path: Path) -> None:
             source = opener(name)
             assert isinstance(source, Bundled)
             assert source.part == part
-        with pytest.raises(UserError, match="bundled:val: no such part; take bundled:train or bundled:test"):
+        with pytest.raises(UserError, match="bundled:val: no such part; use bundled:train or bundled:test"):
             opener("bundled:val")
 
 

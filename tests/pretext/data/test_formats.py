@@ -39,7 +39,7 @@ def keys(source: ImageDataset) -> list[str]:
 @pytest.fixture(autouse=True)
 def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(formats, "_told", set())
+    monkeypatch.setattr(formats, "_printed", set())
 
 
 @pytest.mark.parametrize(("kind", "ending"), EVERY)
@@ -75,7 +75,7 @@ def test_what_is_left_out_is_counted_by_ending(tmp_path: Path, capsys: pytest.Ca
         for name in ("a.txt", "x.png"):
             tar.add(root / name, name)
     for _ in range(2):  # the second time from the index that was kept
-        formats._told.clear()
+        formats._printed.clear()
         Shards(tmp_path / "s.tar")
         assert capsys.readouterr().err == f"{tmp_path / 's.tar'}: 1 file left out: 1 .txt\n"
 

@@ -85,7 +85,7 @@ def test_parquet_file_and_folder(tmp_path: Path) -> None:
         open_dataset(f"hf:{tmp_path}/all:test")
     saved = datasets.load_dataset("parquet", data_files=str(tmp_path / "x.parquet"), split="train")
     saved.save_to_disk(tmp_path / "saved")
-    with pytest.raises(UserError, match="it holds the split train, not test"):
+    with pytest.raises(UserError, match="it has the split train, not test"):
         open_dataset(f"hf:{tmp_path}/saved:test")
 
 
@@ -106,7 +106,7 @@ def test_images_go_through_the_one_decoder(tmp_path: Path) -> None:
     for index, says in ((1, "truncated"), (2, "has no image here")):
         with pytest.raises(ImageError, match=rf"^x\.parquet/val/000000{index}: .*{says}"):
             source.read(index)
-    with pytest.raises(UserError, match=r"no column of labels \(of the type ClassLabel,.*there are photo;"):
+    with pytest.raises(UserError, match=r"no column of labels \(of type ClassLabel,.*there are photo;"):
         open_labeled(f"hf:{tmp_path}/x.parquet:val")
 
 
@@ -140,7 +140,7 @@ def test_which_columns(tmp_path: Path) -> None:
     table(mask=other, coarse=kinds).select_columns(["mask", "coarse", "image", "label"]).save_to_disk(tmp_path / "x")
     check(open_labeled(f"hf:{tmp_path}/x:train"), "x/train/0000000")
     table().select_columns(["id"]).save_to_disk(tmp_path / "none")
-    with pytest.raises(UserError, match=r"no column of images \(of the type Image,.*there are id;"):
+    with pytest.raises(UserError, match=r"no column of images \(of type Image,.*there are id;"):
         open_dataset(f"hf:{tmp_path}/none:train")
     table().select([]).save_to_disk(tmp_path / "empty")
     with pytest.raises(UserError, match="empty"):
@@ -188,12 +188,12 @@ except UserError as error:
         ("hf:", "write hf:DATA:SPLIT"),
         ("hf:imagenet-1k", "write hf:DATA:SPLIT"),
         ("hf:a:b:c:d", "write hf:DATA:SPLIT"),
-        ("hf:{}/nowhere:train", "no such file or folder as .*/nowhere; write hf:FOLDER:SPLIT"),
-        ("hf:here.parquet:train", r"no such file or folder as here\.parquet"),
-        ("hf:~nobody-at-all/x:train", "no such file or folder"),
-        ("hf:two words:train", "neither a file nor a name that the hub could have"),
+        ("hf:{}/nowhere:train", "no file or folder .*/nowhere; write hf:FOLDER:SPLIT"),
+        ("hf:here.parquet:train", r"no file or folder here\.parquet"),
+        ("hf:~nobody-at-all/x:train", "no file or folder"),
+        ("hf:two words:train", "not a file and not a valid name on the hub"),
         ("hf:{}:validation", "Unknown split"),
-        ("hf:{}/notes.txt:train", r"notes\.txt is no parquet file; write hf:FOLDER:SPLIT"),
+        ("hf:{}/notes.txt:train", r"notes\.txt is not a parquet file; write hf:FOLDER:SPLIT"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path: Path, name: str, says: str) -> None:
@@ -352,5 +352,5 @@ def test_a_column_of_paths_names_the_call(tmp_path: Path) -> None:
         open_dataset(f"hf:{tmp_path}/paths:train")
     two = {"thumb": [encoded(1)], "photo": [encoded(2)]}
     datasets.Dataset.from_dict(two).save_to_disk(tmp_path / "two")
-    with pytest.raises(UserError, match=r"there are thumb, photo; make one by"):
+    with pytest.raises(UserError, match=r"there are thumb, photo; make one with"):
         open_dataset(f"hf:{tmp_path}/two:train")

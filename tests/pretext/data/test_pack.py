@@ -287,7 +287,7 @@ def test_killed_at_random_it_goes_on_to_the_same_bytes(classes: Path, tmp_path: 
         for path in killed.glob("shard-*.tar"):  # whatever bears its name is whole
             assert path.read_bytes() == (whole / path.name).read_bytes()
         if not (killed / "SHA256SUMS").exists():
-            with pytest.raises(UserError, match="packing has not come to its end; call pretint pack again"):
+            with pytest.raises(UserError, match="packing is not complete; run pretint pack again"):
                 Shards(killed)
     done = pack(str(classes), killed, SMALL)
     assert done.complete and contents(killed) == contents(whole)
@@ -383,8 +383,8 @@ def test_other_settings_images_and_folders(classes: Path, tmp_path: Path) -> Non
     full.mkdir()
     (full / "thesis.tex").touch()
     refused("full: holds something that pretint pack did not write", source=classes, to=full)
-    refused("lies in", "name a folder elsewhere", source=classes, to=classes)
-    refused("lies in", "name a folder elsewhere", source=classes, to=classes / "new")
+    refused("lies in", "choose a folder elsewhere", source=classes, to=classes)
+    refused("lies in", "choose a folder elsewhere", source=classes, to=classes / "new")
     assert not (classes / "new").exists()
     refused("cannot write there", source=classes, to=full / "thesis.tex")
     refused("cannot write there", source=classes, to=full / "thesis.tex" / "x")
@@ -407,7 +407,9 @@ def test_another_decoder_would_mix_pixels(classes: Path, tmp_path: Path) -> None
 def test_nothing_can_be_read(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.jpg").write_bytes(b"")
-    refused("none of its 1 images can be read; a.jpg: empty file", source=tmp_path / "in", to=tmp_path / "to")
+    refused(
+        "none of its 1 images can be read; the first: a.jpg: empty file", source=tmp_path / "in", to=tmp_path / "to"
+    )
 
 
 def test_a_file_that_vanishes_is_skipped(classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from PIL import Image
 from pretext.data import Folder, ImageDataset, LabeledDataset, LabeledShards, Shards, decode, open_dataset, open_labeled
 from pretext.data.batches import EvalDataset, stream
 from pretext.data.patterns import expand
-from pretext.data.tar_index import build_index, keep_beside, load_index
+from pretext.data.tar_index import build_index, load_index, write_index_beside
 from pretext.errors import ImageError, UserError
 
 Member = tuple[str, bytes]
@@ -175,7 +175,7 @@ def test_what_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     for at in (0, 2, 3):
         write(tmp_path / f"t-{at}.tar", [(f"{at}.png", png())])
     monkeypatch.chdir(tmp_path)
-    refused(lambda: open_dataset(""), "the name is empty")
+    refused(lambda: open_dataset(""), "is empty")
     refused(lambda: Shards(f"{tmp_path}/t-{{0..5}}.tar"), "3 of 6 shards are missing", "t-1.tar")
     refused(lambda: Shards(f"{tmp_path}/no.tar"), "no such file", "train-{0000..0146}.tar")
     refused(lambda: Shards(f"{tmp_path}/x*.tar"), "nothing matches")
@@ -183,7 +183,7 @@ def test_what_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     refused(lambda: open_dataset("no-{0..1}.tar"), "2 of 2 shards are missing")
     refused(lambda: Shards("~nobody-here/x.tar"), "no such user")
     refused(lambda: Shards("a\0b.tar"), "no such file")
-    refused(lambda: Shards(""), "the name is empty")
+    refused(lambda: Shards(""), "is empty")
     os.mkfifo(tmp_path / "pipe.tar")
     refused(lambda: open_dataset(f"{tmp_path}/pipe.tar"), "neither a file nor a folder")
     refused(lambda: open_dataset(f"{tmp_path}/pip?.tar"), "nothing matches")
@@ -231,7 +231,7 @@ def test_cut_anywhere(tmp_path: Path) -> None:
 
 def test_no_tar(tmp_path: Path) -> None:
     path = tmp_path / "t.tar"
-    for content, said in ((b"", "empty (0 bytes)"), (b"hello", "no tar file"), (b"x" * 5000, "no tar file")):
+    for content, said in ((b"", "empty (0 bytes)"), (b"hello", "not a tar file"), (b"x" * 5000, "not a tar file")):
         path.write_bytes(content)
         refused(lambda: Shards(path), "t.tar", said)
     for content in (bytes(10240), write(path, [("a.txt", b"x")]).read_bytes()):
@@ -239,7 +239,7 @@ def test_no_tar(tmp_path: Path) -> None:
         refused(lambda: Shards(path), "t.tar: no images in the shard", ".jpg")
     with tarfile.open(tmp_path / "t.tar.gz", "w:gz") as tar:
         tar.addfile(tarfile.TarInfo("a.png"))
-    refused(lambda: open_dataset(f"{tmp_path}/t.tar.gz"), "compressed", "unpack it first: gzip -d")
+    refused(lambda: open_dataset(f"{tmp_path}/t.tar.gz"), "compressed", "decompress it first: gzip -d")
     shutil.copy(tmp_path / "t.tar.gz", path)
     refused(lambda: open_dataset(str(path)), "compressed")
 
@@ -265,12 +265,12 @@ def test_labels_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("cat\ndog\n")
     refused(lambda: LabeledShards(path), "a is of class 2", "classes.txt", "2 lines")
     (tmp_path / "classes.txt").write_text("cat\ndog\ncat\n")
-    refused(lambda: LabeledShards(path), "classes.txt: the class cat stands twice")
+    refused(lambda: LabeledShards(path), "classes.txt: the class cat occurs twice")
     (tmp_path / "more").mkdir()
     write(tmp_path / "more" / "u.tar", [("b.png", png()), ("b.cls", b"0")])
     (tmp_path / "classes.txt").write_bytes(b"\xef\xbb\xbfcat\r\ndog\r\ncow\r\n")  # as Windows writes it
     assert LabeledShards(path).classes == ["cat", "dog", "cow"]
-    refused(lambda: LabeledShards(f"{tmp_path}/{{t,more/u}}.tar"), "do not name the same classes")
+    refused(lambda: LabeledShards(f"{tmp_path}/{{t,more/u}}.tar"), "have different classes")
 
 
 def test_shards_that_change_while_they_are_read(tmp_path: Path) -> None:
@@ -350,7 +350,7 @@ def test_index_that_points_outside_is_not_believed(tmp_path: Path, cache: Path) 
 def test_an_index_beside_survives_a_copy(tmp_path: Path, cache: Path) -> None:
     (tmp_path / "one").mkdir()
     path = write(tmp_path / "one" / "t.tar", [("a.png", png(1)), ("b.png", png(2))])
-    keep_beside(path, build_index(path))
+    write_index_beside(path, build_index(path))
     shutil.rmtree(cache)
     shutil.copytree(tmp_path / "one", tmp_path / "two", copy_function=shutil.copyfile)
     assert keys(Shards(tmp_path / "two")) == ["a", "b"]

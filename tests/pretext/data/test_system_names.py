@@ -36,7 +36,7 @@ def keys(source: ImageDataset) -> list[str]:
 @pytest.fixture(autouse=True)
 def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(formats, "_told", set())
+    monkeypatch.setattr(formats, "_printed", set())
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

@@ -142,7 +142,7 @@ def test_imagenet(imagenet: Path) -> None:
 
 
 def test_imagenet_says_what_is_missing(imagenet: Path) -> None:
-    with pytest.raises(UserError, match="no part 'test'; take train or val"):
+    with pytest.raises(UserError, match="no part 'test'; use train or val"):
         open_dataset(f"torchvision:ImageNet:test:{imagenet}")
     (imagenet / "meta.bin").write_bytes(b"junk")
     assert len(open_dataset(f"torchvision:ImageNet:train:{imagenet}")) == 3  # no names needed to learn from images
@@ -150,7 +150,7 @@ def test_imagenet_says_what_is_missing(imagenet: Path) -> None:
         (imagenet / "meta.bin").unlink()
         if damage:
             (imagenet / "meta.bin").write_bytes(damage)
-        with pytest.raises(UserError, match=rf"ILSVRC2012_devkit_t12.*or name {imagenet}/train itself") as caught:
+        with pytest.raises(UserError, match=rf"ILSVRC2012_devkit_t12.*or give the folder {imagenet}/train") as caught:
             assert open_labeled(f"torchvision:ImageNet:train:{imagenet}").classes
         assert "\n" not in str(caught.value)
         assert not (imagenet / "trace").exists()
@@ -242,14 +242,14 @@ def test_sets_with_other_ways(tmp_path: Path) -> None:
     [
         ("torchvision:", "write torchvision:SET:PART:FOLDER"),
         ("torchvision:CIFAR10:train", "write torchvision:SET:PART:FOLDER"),
-        ("torchvision:cifar10:train:{}", "not known to torchvision; did you mean CIFAR10?"),
+        ("torchvision:cifar10:train:{}", "unknown to torchvision; did you mean CIFAR10?"),
         ("torchvision:ImagNet:train:{}", "did you mean ImageNet?"),
-        ("torchvision:LSUN:train:{}", "of another kind"),
-        ("torchvision:Kinetics:train:{}", "of another kind"),
-        ("torchvision:CIFAR10:val:{}", "CIFAR10 has no part 'val'; take train or test"),
+        ("torchvision:LSUN:train:{}", "not one of images with classes"),
+        ("torchvision:Kinetics:train:{}", "not one of images with classes"),
+        ("torchvision:CIFAR10:val:{}", "CIFAR10 has no part 'val'; use train or test"),
         ("torchvision:STL10:trian:{}", "STL10 has no part 'trian'.*unlabeled"),
         ("torchvision:CIFAR10:train:{}", r"wants cifar-10-batches-py/.*cifar-10-python\.tar\.gz.*download=True"),
-        ("torchvision:CIFAR10:train:{}/nowhere", "no folder .*/nowhere; it wants cifar-10-batches-py/"),
+        ("torchvision:CIFAR10:train:{}/nowhere", "no folder .*/nowhere; it needs cifar-10-batches-py/"),
         ("torchvision:StanfordCars:train:{}", "StanfordCars"),
         ("torchvison:CIFAR10:train:{}", "did you mean torchvision:CIFAR10:train:/"),
     ],
@@ -267,7 +267,7 @@ def test_a_set_whose_images_are_kept_in_no_known_way(tmp_path: Path) -> None:
     image(tmp_path / "Kitti2012" / "testing" / "colored_0" / "0_10.png", 0)
     image(tmp_path / "Kitti2012" / "testing" / "colored_1" / "0_10.png", 0)
     for name in ("MovingMNIST", "Kitti2012Stereo"):
-        with pytest.raises(UserError, match=f"{name} is not known here"):
+        with pytest.raises(UserError, match=f"{name} in an unknown form"):
             open_dataset(f"torchvision:{name}:test:{tmp_path}")
 
 

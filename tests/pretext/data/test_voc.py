@@ -184,7 +184,7 @@ def test_2012_test_part_has_no_labels(devkit: Path) -> None:
     shutil.rmtree(devkit / "VOC2012/Annotations")
     (devkit / "VOC2012/ImageSets/Main/val.txt").rename(devkit / "VOC2012/ImageSets/Main/test.txt")
     assert len(open_dataset(f"voc:2012:test:{devkit}")) == 3
-    refused(f"voc:2012:test:{devkit}", "000002.xml", "take val")
+    refused(f"voc:2012:test:{devkit}", "000002.xml", "use val")
 
 
 def test_what_wants_one_class_an_image_says_so(devkit: Path, tmp_path: Path) -> None:
