@@ -1,7 +1,7 @@
-"""An encoder-decoder without skip connections: all that colors a place has passed through a narrow middle.
+"""An encoder-decoder without skip connections: all information for the colors passes through a narrow bottleneck.
 
-No published network: the plain form of what colorization networks before skip connections looked like, to stand beside
-those that keep local detail (``siggraph17``) or resolution (``vgg``).
+This is not a published network. It is the simple form of early colorization networks, for comparison with networks that
+keep local detail (``siggraph17``) or resolution (``vgg``).
 """
 
 from itertools import pairwise
@@ -15,26 +15,27 @@ _WIDTHS = (64, 128, 256, 512, 512, 512, 512)
 
 
 class Autoencoder(Backbone):
-    """Convolutions that halve the image, then transposed ones that double it back, each with batch norm and ReLU.
+    """Convolutions that halve the resolution, then transposed ones that double it, each with batch norm and ReLU.
 
     Stages encoder1 to encoder5 have strides 2 to 32, by 3 x 3 convolutions of stride 2, with 64, 128, 256, 512 and
     512 channels; decoder1 to decoder4 mirror encoder4 to encoder1 by 4 x 4 transposed convolutions of stride 2. The
-    color head sits on decoder4, at half the image's resolution. Nothing goes from encoder to decoder but the
-    last stage's features, and, where a side is odd, the size to which what was doubled is cut. L goes in as
-    (L - 50) / 50.
+    input of the color head is decoder4, at half the image's resolution. The decoder gets only the last stage's
+    features of the encoder and, if a side is odd, the size to crop its output to. The input is (L - 50) / 50.
 
     Args:
-        depth: stages of the encoder, 2 to 7; the decoder has one less.
-        width: multiplies the channels of every stage.
+        depth: number of stages of the encoder, 2 to 7; the decoder has one less.
+        width: factor of the channels of every stage.
 
     Raises:
-        UserError: an argument out of its range.
+        UserError: an argument is out of its range.
     """
 
     def __init__(self, depth: int = 5, width: float = 1.0) -> None:
         super().__init__()
         if not isinstance(depth, int) or not 2 <= depth <= len(_WIDTHS):
-            raise UserError(f"backbone autoencoder: depth is {depth!r}: take 2 to {len(_WIDTHS)} stages of the encoder")
+            raise UserError(
+                f"backbone autoencoder: depth is {depth!r}: it must be a whole number from 2 to {len(_WIDTHS)}"
+            )
         widths = tuple(map(channel_scaler(width, "autoencoder"), _WIDTHS[:depth]))
         self.encoder, self.decoder = nn.ModuleDict(), nn.ModuleDict()
         stages = []

@@ -1,4 +1,4 @@
-"""The contract of every backbone: named stages, and a forward pass that returns them all."""
+"""The interface of every backbone: named stages, and a forward pass that returns the features of all."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,13 +16,14 @@ class BackboneSettings:
     """The network that learns.
 
     Args:
-        name: tiny, alexnet, vgg, siggraph17, fusion, autoencoder, or any timm model, such as resnet18; or a plugin's.
+        name: tiny, alexnet, vgg, siggraph17, fusion, autoencoder, any timm model, such as resnet18, or the name of a
+            plugin's backbone.
         arguments: passed to the backbone's constructor, such as {geometry: test} for alexnet.
-        weights: of a timm model: a local file of published weights to start from, .safetensors or .pth, or
-            published, which fetches timm's own from the hub; empty starts from random weights.
-        init: first weights, where no file gives them: random; data, scaled to images; or kmeans, clustered
-            from them, as the paper's were.
-        init_images: how many images init data or kmeans takes; all of them pass through memory at once.
+        weights: for a timm model: a local .safetensors or .pth file of published weights to start from; or
+            published, which downloads timm's weights from the hub. Empty: random weights.
+        init: initialization without a file of weights: random; data (scaled to images); or kmeans (clustered from
+            images, as in the paper).
+        init_images: number of images for init data or kmeans; all are in memory at once.
     """
 
     name: str = "tiny"
@@ -33,17 +34,19 @@ class BackboneSettings:
 
     def __post_init__(self) -> None:
         if not all(isinstance(name, str) for name in self.arguments):
-            raise UserError(f"backbone.arguments is {self.arguments}: its keys must be names")
+            raise UserError(f"backbone.arguments is {self.arguments}: its keys must be texts")
         if "weights" in self.arguments:
-            raise UserError("backbone.arguments holds weights; give them as backbone.weights")
+            raise UserError("backbone.arguments contains weights; set backbone.weights instead")
         if self.weights and self.init != "random":
-            raise UserError(f"backbone.init is {self.init}, which would undo backbone.weights: give one of them")
+            raise UserError(
+                f"backbone.init is {self.init}, which would overwrite backbone.weights: set only one of them"
+            )
         if self.init_images < 1:
             raise UserError(f"backbone.init_images is {self.init_images}: it must be at least 1")
 
 
 class Stage(NamedTuple):
-    """A named point of a backbone at which features are taken."""
+    """A named layer of a backbone whose output is used as features."""
 
     name: str
     channels: int
@@ -52,14 +55,14 @@ class Stage(NamedTuple):
 
 
 class Backbone(nn.Module):
-    """The part of a network that is transferred: it turns lightness into the features of every stage.
+    """The part of a network that is transferred: it computes the features of every stage from lightness.
 
-    A subclass sets ``stages`` and defines ``forward``: that is all it must have. It may also define ``fit_size``, the
-    sides of images that it can take, ``takes_hints``, and ``vector_channels`` with ``with_vector``.
+    A subclass must set ``stages`` and define ``forward``. It may also define ``fit_size`` (the allowed sizes of
+    images), ``takes_hints``, and ``vector_channels`` with ``with_vector``.
     """
 
     stages: tuple[Stage, ...]
-    """In the order of the forward pass; the color head sits on the last."""
+    """The stages, in the order of the forward pass; the input of the color head is the last one."""
 
     takes_hints = False
     """Whether ``forward`` also takes hints (the colors of some pixels) and their mask, see ``Siggraph17.forward``."""
@@ -71,8 +74,7 @@ class Backbone(nn.Module):
         """Return the features of every stage, in the order of ``stages``.
 
         Args:
-            lightness: (B, 1, H, W), L of CIE Lab, unscaled, in [0, 100]. A backbone centers and
-                scales its input itself.
+            lightness: (B, 1, H, W), L of CIE Lab, unscaled, in [0, 100]. The backbone normalizes it itself.
 
         Returns:
             stage name -> (B, channels, about H / stride, about W / stride).
@@ -84,7 +86,7 @@ class Backbone(nn.Module):
         raise AssertionError("a backbone with vector_channels defines with_vector")
 
     def fit_size(self, size: int) -> int:
-        """Return the side nearest to ``size`` that an image may have, in pixels; ``size`` by default."""
+        """Return the allowed side of an image that is nearest to ``size``, in pixels; by default ``size``."""
         return size
 
     def __call__(self, lightness: Tensor, *hints: Tensor) -> dict[str, Tensor]:  # for the type checker
@@ -96,8 +98,10 @@ def channel_scaler(width: float, name: str) -> Callable[[int], int]:
     """Return a function that multiplies a number of channels by ``width``, rounded, at least 1.
 
     Raises:
-        UserError: no such multiple of backbone ``name`` can be built.
+        UserError: backbone ``name`` cannot have this width.
     """
     if not isinstance(width, (int, float)) or not 0.01 <= width <= 8:
-        raise UserError(f"backbone {name}: width is {width!r}: take a multiple of its channels from 0.01 to 8")
+        raise UserError(
+            f"backbone {name}: width is {width!r}: it must be a number from 0.01 to 8, which multiplies the channels"
+        )
     return lambda channels: max(1, round(channels * width))

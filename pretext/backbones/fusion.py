@@ -19,35 +19,38 @@ _MIDDLE = (512, 256)
 _GLOBAL = ((512, 2), (512, 1), (512, 2), (512, 1))
 _VECTOR = (1024, 512, 256)
 _COLOR = (128, 64, 64, 32)
-_UP_BEFORE = (2, 4)  # of the color convolutions: these see a grid of twice the resolution
+_UP_BEFORE = (2, 4)  # color convolutions whose input has twice the resolution
 _GLOBAL_STRIDE = 32
 
 
 class Fusion(Backbone):
-    """What a place looks like, fused with a vector of what the whole image is.
+    """Local features, fused with a feature vector of the whole image.
 
-    Stages low1 to low6 are the low-level features, at 1/2 to 1/8; mid1 and mid2 the mid-level ones; fusion these
-    and the whole image's 256 numbers at every place, through a 1 x 1 convolution; color1 to color4 the
-    colorization network, at 1/8, 1/4, 1/4 and 1/2, whose last convolution, to two channels, is the color head's
-    (there 3 x 3 with a sigmoid). The global branch has no stage: it sees the same image resized to one size,
-    through the same low-level convolutions, which are computed once where the image has that size already.
+    Stages low1 to low6 are the low-level features, at 1/2 to 1/8 of the resolution; mid1 and mid2 are the mid-level
+    ones. Stage fusion is a 1 x 1 convolution of these, joined at every position with the 256 numbers of the whole
+    image. Stages color1 to color4 are the colorization network, at 1/8, 1/4, 1/4 and 1/2. Its last convolution, to two
+    channels, is the color head (in the publication 3 x 3 with a sigmoid). The global branch has no stage: its input is
+    the image resized to one size, through the same low-level convolutions. These are computed only once if the image
+    has that size already.
 
-    Every layer is a convolution with bias, batch norm and ReLU; the fully connected ones are written as
-    convolutions over all that they see. L goes in as (L - 50) / 100, and resolution doubles by nearest
-    neighbors; where a side is no multiple of 8, what was doubled is cut.
+    Every layer is a convolution with bias, batch norm and ReLU; fully connected layers are convolutions over their
+    whole input. The input is (L - 50) / 100. Resolution is doubled by nearest-neighbor interpolation; if a side is not
+    a multiple of 8, the result is cropped.
 
     Args:
-        global_size: side, in pixels, of the image that the global branch sees; a multiple of 32.
-        width: multiplies the channels of every layer; 1 is the published network.
+        global_size: side of the input of the global branch, in pixels; a multiple of 32.
+        width: factor of the channels of every layer; 1 is the published network.
 
     Raises:
-        UserError: an argument out of its range.
+        UserError: an argument is out of its range.
     """
 
     def __init__(self, global_size: int = 224, width: float = 1.0) -> None:
         super().__init__()
         if not isinstance(global_size, int) or not 32 <= global_size <= 1024 or global_size % _GLOBAL_STRIDE:
-            raise UserError(f"backbone fusion: global_size is {global_size!r}: take a multiple of 32 from 32 to 1024")
+            raise UserError(
+                f"backbone fusion: global_size is {global_size!r}: it must be a multiple of 32 from 32 to 1024"
+            )
         widths = channel_scaler(width, "fusion")
         self.global_size = global_size
         self.layers = nn.ModuleDict()
@@ -84,18 +87,18 @@ class Fusion(Backbone):
         return self.with_vector(lightness)[0]
 
     def with_vector(self, lightness: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """See ``Backbone.with_vector``: the 512 numbers from which the published net names an image's class."""
+        """See ``Backbone.with_vector``: the 512 numbers from which the published net predicts an image's class."""
         x = (lightness - 50) / 100
         size = (self.global_size, self.global_size)
         features: dict[str, Tensor] = {}
-        local = self._through("low", range(1, 7), x, features)
+        local = self._run_layers("low", range(1, 7), x, features)
         if x.shape[-2:] == size:
             image = local
         else:
             image = F.interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=True)
-            image = self._through("low", range(1, 7), image, {})
-        local = self._through("mid", (1, 2), local, features)
-        vector = self._through("vector", (1, 2), self._through("global", range(1, 5), image, {}), {})
+            image = self._run_layers("low", range(1, 7), image, {})
+        local = self._run_layers("mid", (1, 2), local, features)
+        vector = self._run_layers("vector", (1, 2), self._run_layers("global", range(1, 5), image, {}), {})
         everywhere = self.layers["vector3"](vector).expand(-1, -1, *local.shape[-2:])
         x = features["fusion"] = self.layers["fusion"](torch.cat((local, everywhere), dim=1))
         for number, like in ((1, "low6"), (2, "low3"), (3, "low3"), (4, "low1")):
@@ -105,7 +108,9 @@ class Fusion(Backbone):
             x = features[f"color{number}"] = self.layers[f"color{number}"](x)
         return features, vector.flatten(1)
 
-    def _through(self, name: str, numbers: range | tuple[int, ...], x: Tensor, features: dict[str, Tensor]) -> Tensor:
+    def _run_layers(
+        self, name: str, numbers: range | tuple[int, ...], x: Tensor, features: dict[str, Tensor]
+    ) -> Tensor:
         for number in numbers:
             x = features[f"{name}{number}"] = self.layers[f"{name}{number}"](x)
         return x

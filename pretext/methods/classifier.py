@@ -1,7 +1,6 @@
 """A classifier: a backbone and a linear layer, trained together on the labels of images.
 
-The supervised reference: the network that a colorizer's backbone is, shown the same images in the
-same way for as long, but told what is in them.
+It is the supervised reference for a colorizer: the same backbone and training on the same images, but with labels.
 """
 
 import torch
@@ -13,11 +12,11 @@ from pretext.color import rgb_to_lightness
 
 
 class Classifier(nn.Module):
-    """Lightness in, a score per class out: the backbone's last stage, averaged over its places, and one linear layer.
+    """A network that predicts classes from lightness: a backbone, global average pooling, and one linear layer.
 
     Args:
-        backbone: gives the features.
-        classes: how many.
+        backbone: computes the features.
+        classes: number of classes.
     """
 
     def __init__(self, backbone: Backbone, classes: int) -> None:
@@ -28,7 +27,7 @@ class Classifier(nn.Module):
     def forward(self, lightness: Tensor) -> Tensor:
         """Return logits, (B, classes), float32 at least, of images (B, 1, H, W), L in [0, 100]."""
         features = self.backbone(lightness)[self.backbone.stages[-1].name]
-        with torch.autocast(features.device.type, enabled=False):  # too small to gain by bf16
+        with torch.autocast(features.device.type, enabled=False):  # too small for bf16 to be faster
             logits: Tensor = self.head(features.to(self.head.weight.dtype).mean((2, 3)))
         return logits
 

@@ -12,7 +12,7 @@ from pretext.errors import UserError
 from pretext.gamut import TEMPERATURE
 from pretext.methods.objectives import Objective
 
-_NAMING = 256  # units of the class branch
+_HIDDEN = 256  # units of the class branch
 
 
 Hinting = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -20,21 +20,21 @@ Hinting = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class ClassBranch(nn.Module):
-    """Predicts an image's class from the backbone's vector, to train it; no color depends on it.
+    """An auxiliary branch that predicts an image's class from the backbone's vector; no color depends on it.
 
-    Layers: Iizuka et al. 2016, one fully connected layer of 256 before the scores.
+    As in Iizuka et al. 2016, there is one fully connected layer of 256 units before the scores.
 
     Args:
-        channels: of the vector.
-        classes: how many.
-        weight: alpha, of the cross-entropy in the loss.
+        channels: length of the vector.
+        classes: number of classes.
+        weight: alpha, the weight of the cross-entropy in the loss.
     """
 
     def __init__(self, channels: int, classes: int, weight: float) -> None:
         super().__init__()
         self.weight = weight
         self.layers = nn.Sequential(
-            nn.Linear(channels, _NAMING), nn.BatchNorm1d(_NAMING), nn.ReLU(inplace=True), nn.Linear(_NAMING, classes)
+            nn.Linear(channels, _HIDDEN), nn.BatchNorm1d(_HIDDEN), nn.ReLU(inplace=True), nn.Linear(_HIDDEN, classes)
         )
 
     def forward(self, vector: Tensor, labels: Tensor) -> Tensor:
@@ -43,18 +43,18 @@ class ClassBranch(nn.Module):
 
 
 class Colorizer(nn.Module):
-    """Lightness in, color out.
+    """A network that predicts color from lightness.
 
-    The head is one 1 x 1 convolution on the backbone's last stage. Where that stage is coarser than
-    ``target_stride``, its output is interpolated to the target's grid (bilinear), as the paper does
+    The head is one 1 x 1 convolution on the backbone's last stage. If that stage is coarser than
+    ``target_stride``, its output is interpolated (bilinear) to the target's grid, as the paper does
     for AlexNet.
 
     Args:
-        backbone: gives the features.
-        objective: says how many channels the head emits, and decodes them.
+        backbone: computes the features.
+        objective: gives the number of output channels of the head, and decodes its output.
         target_stride: input pixels per point of the color target, which is sampled, not averaged.
-        hinting: gives the hints that images are trained with, to a backbone that takes them.
-        class_branch: learns the labels of images besides their colors, from a backbone that has a vector.
+        hinting: draws the hints for training, for a backbone that takes hints.
+        class_branch: learns the labels of images besides their colors, for a backbone with a vector.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Colorizer(nn.Module):
 
     @property
     def numbered(self) -> bool:
-        """Whether ``loss`` is to be told the numbers of its samples."""
+        """Whether ``loss`` needs the numbers of its samples."""
         return self.hinting is not None
 
     def forward(self, lightness: Tensor, hints: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
@@ -86,15 +86,15 @@ class Colorizer(nn.Module):
         Args:
             lightness: (B, 1, H, W), L in [0, 100].
             hints: (B, 2, H, W), ab where it is known, unscaled, else 0; none by default.
-            mask: (B, 1, H, W), 1 where it is known, else 0; given together with the hints.
+            mask: (B, 1, H, W), 1 where it is known, else 0; needed if there are hints.
 
         Raises:
-            UserError: hints for a backbone that takes none.
+            UserError: there are hints, but the backbone takes none.
         """
         if hints is None and mask is None:
             return self.output(self.backbone(lightness), lightness.shape[-2:])
         if not self.backbone.takes_hints:
-            raise UserError("this network takes no hints; one of backbone siggraph17 does")
+            raise UserError("this network takes no hints; use one with backbone siggraph17")
         assert hints is not None and mask is not None, "hints come with their mask"
         return self.output(self.backbone(lightness, hints, mask), lightness.shape[-2:])
 
@@ -113,23 +113,23 @@ class Colorizer(nn.Module):
         return rgb_to_ab(rgb[..., ::s, ::s])
 
     def loss(self, rgb: Tensor, labels: Tensor | None = None, numbers: Tensor | None = None) -> Tensor:
-        """Return the loss: the objective, and with a class branch alpha times the cross-entropy of the labels.
+        """Return the loss of the objective; with a class branch plus alpha times the cross-entropy of the labels.
 
         Args:
             rgb: (B, 3, H, W), sRGB.
-            labels: (B,), int64; only a class branch asks for them.
-            numbers: (B,), int64, of the samples in the run, from which their hints follow; without, there are none.
+            labels: (B,), int64; only a class branch needs them.
+            numbers: (B,), int64, numbers of the samples in the run, for drawing their hints; None: no hints.
 
         Returns:
             A scalar.
         """
-        output, class_losses = self._learned(rgb, labels, numbers)
+        output, class_losses = self._forward_training(rgb, labels, numbers)
         loss: Tensor = self.objective(output, self.target(rgb))
         return loss if class_losses is None else loss + class_losses.mean()
 
     def image_losses(self, rgb: Tensor, labels: Tensor | None = None, numbers: Tensor | None = None) -> Tensor:
-        """Return each image's loss, (B,), gray images not left out; arguments as of ``loss``."""
-        output, class_losses = self._learned(rgb, labels, numbers)
+        """Return the loss of each image, (B,), also of gray images; arguments as for ``loss``."""
+        output, class_losses = self._forward_training(rgb, labels, numbers)
         losses = self.objective.pixel_losses(output, self.target(rgb)).flatten(1).mean(1)
         return losses if class_losses is None else losses + class_losses
 
@@ -145,8 +145,10 @@ class Colorizer(nn.Module):
         ab = self.objective.decode(self(lightness, hints, mask), temperature)
         return resample(ab, self.target_stride, lightness.shape[-2:])
 
-    def _learned(self, rgb: Tensor, labels: Tensor | None, numbers: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Return the head's output, and what the class branch adds to each image's loss."""
+    def _forward_training(
+        self, rgb: Tensor, labels: Tensor | None, numbers: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the head's output, and the loss of the class branch for each image, if there is one."""
         lightness = rgb_to_lightness(rgb)
         if self.class_branch is not None:
             assert labels is not None
@@ -165,26 +167,26 @@ class NoHead(nn.Module):
         self.origin = origin
 
     def forward(self, features: Tensor) -> Tensor:
-        raise UserError(f"{self.origin}: these weights have no color head; they can be probed, but they cannot color")
+        raise UserError(f"{self.origin}: these weights have no color head; they can be probed, but cannot color images")
 
 
 def resample(grid: Tensor, factor: float, size: Sequence[int]) -> Tensor:
     """Interpolate bilinearly between point samples.
 
-    Point i of the grid lies at pixel i * ``factor`` of the result, as sampling with a stride and strided
-    convolutions put it. (``F.interpolate`` alone takes its points for the middles of cells: the colors
-    would come to lie half a stride off.) Beyond the last point its value goes on.
+    Point i of the grid lies at pixel i * ``factor`` of the result, as in sampling with a stride and in strided
+    convolutions. (``F.interpolate`` treats points as the middles of cells: the colors would be shifted by half a
+    stride.) Beyond the last point, its value is repeated.
 
     Args:
         grid: (B, C, h, w), float.
         factor: result pixels per grid point.
-        size: of the result.
+        size: height and width of the result.
     """
     height, width = (max(1, round((side - 1) * factor) + 1) for side in grid.shape[-2:])
     dense = F.interpolate(grid, size=(height, width), mode="bilinear", align_corners=True)
     dense = dense[..., : size[0], : size[1]]
     for axis, side in ((-2, size[0]), (-1, size[1])):
-        if missing := side - dense.shape[axis]:  # not F.pad, whose gradient torch.compile gets wrong channels-last
+        if missing := side - dense.shape[axis]:  # not F.pad: torch.compile gets its gradient wrong for channels_last
             last = dense.narrow(axis, -1, 1)
             dense = torch.cat((dense, *[last] * missing), axis)
     return dense

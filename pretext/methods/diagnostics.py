@@ -1,4 +1,4 @@
-"""Diagnostics of a network in training: does it learn to color, or only to be safely gray; does it learn labels?"""
+"""Diagnostics of a network in training: how well it colors or classifies images, and whether its colors are gray."""
 
 import math
 from collections.abc import Iterable
@@ -33,27 +33,28 @@ def common_bins(prior: Tensor) -> Tensor:
 def color_health(colorizer: Colorizer, images: Iterable[Tensor], prior: Tensor, place: ComputeConfig) -> dict[str, Any]:
     """Measure how a colorizer, in eval mode, colors images.
 
-    Bins are those of its objective (of a regression: the published 313): what is said of bins compares networks of
-    the same bins only.
+    Bins are those of its objective (for a regression: the published 313). Values that depend on the bins can only be
+    compared between networks with the same bins.
 
     Args:
-        colorizer: on the place's device.
+        colorizer: the colorizer, on the device of ``place``.
         images: batches, (B, 3, H, W), uint8 sRGB; at least one.
-        prior: (Q,), adds up to 1; says which bins are common, and what a pixel of each bin weighs.
+        prior: (Q,), adds up to 1; it determines the common bins and the weight of the pixels of each bin.
         place: where, at which precision.
 
     Returns:
-        loss: the objective.
-        saturation: mean chroma of the prediction over mean chroma of the truth; 1 is as colorful as the
+        loss: the loss of the objective.
+        saturation: mean chroma of the prediction divided by mean chroma of the truth; 1 is as colorful as the
             data, 0 is gray (nan if the data are gray).
-        accuracy: share of the pixels whose most probable bin (of a regression: the bin of the predicted
+        accuracy: share of the pixels whose most probable bin (for a regression: the bin of the predicted
             color) is the bin nearest to the truth.
-        accuracy_rebalanced: the same, where each pixel counts by the rebalancing weight of its true bin, with
-            the paper's lambda of 1/2 whatever the objective's is: comparable between objectives.
+        accuracy_rebalanced: the same, with each pixel weighted by the rebalancing weight of its true bin, always
+            with the paper's lambda of 1/2, so that objectives can be compared.
         recall: a list of Q: of the pixels of each true bin, the share whose decoded color (the annealed
-            mean) lies in that very bin; nan where the bin does not occur.
-        recall_common, recall_rare: its mean over the common, and over the rare bins that occur.
-        entropy: of the predicted distributions, nats per pixel; at most ln Q, 5.75 of 313. Not for regression.
+            mean) lies in this bin; nan if the bin does not occur.
+        recall_common, recall_rare: the mean of recall over the common bins and over the rare bins that occur.
+        entropy: mean entropy of the predicted distributions, nats per pixel; at most ln Q, 5.75 for 313 bins. Not for
+            regression.
     """
     objective = colorizer.objective
     classifies = isinstance(objective, Classification)
@@ -102,7 +103,7 @@ def label_health(classifier: Classifier, rgb: Tensor, labels: Tensor, place: Com
     """Measure how a classifier, in eval mode, classifies images.
 
     Args:
-        classifier: on the place's device.
+        classifier: the classifier, on the device of ``place``.
         rgb: (N, 3, H, W), uint8 sRGB; at least one.
         labels: (N,), int64.
         place: where, at which precision.

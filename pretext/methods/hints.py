@@ -1,4 +1,4 @@
-"""Hints: the colors of a few places, which a network is given beside lightness, as a user would click them.
+"""Hints: colors of a few positions, an additional input of a network, as a user would click them.
 
 Sampling: Zhang et al., *Real-Time User-Guided Image Colorization with Learned Deep Priors* (SIGGRAPH 2017), and
 ``util/util.py`` of its released training code (richzhang/colorization-pytorch).
@@ -14,21 +14,21 @@ from pretext.data.order import mix
 from pretext.errors import UserError
 
 _KEY = 0x41A75  # hints and augmentations of a sample are drawn from different numbers
-_LEFT_OUT = 1e-6  # share of images with more hints than are drawn
+_LEFT_OUT = 1e-6  # share of images that should have more hints than are drawn
 _MASK = 2**64 - 1
 
 
 @dataclass
 class HintSettings:
-    """True colors of some places, shown to the network while it learns; held-out images are judged without.
+    """Hints for training: true colors at some positions. Held-out images are evaluated without hints.
 
     Args:
-        sampled: show hints. Only backbone siggraph17 takes them.
-        stop: p of the geometric distribution of their number: the share of images without any.
-        smallest: a hint is a square of at least so many pixels a side, and the mean color in it.
-        largest: and of at most so many, each number as likely.
-        spread: standard deviation of its place around the middle of the image, as a share of the side.
-        whole: share of the images of which every pixel's color is given.
+        sampled: train with hints. Only backbone siggraph17 takes them.
+        stop: p of the geometric distribution of their number: the share of images without hints.
+        smallest: a hint is the mean color of a square; this is the smallest side of the square, in pixels.
+        largest: the largest side of the square. All sides from smallest to largest are equally likely.
+        spread: standard deviation of a hint's position around the middle of the image, as a share of the side.
+        whole: share of the images that get the true color of every pixel as hints.
     """
 
     sampled: bool = False
@@ -40,7 +40,7 @@ class HintSettings:
 
     def __post_init__(self) -> None:
         if not 0.01 <= self.stop < 1:
-            raise UserError(f"hints.stop is {self.stop}: a probability from 0.01 to below 1")
+            raise UserError(f"hints.stop is {self.stop}: it must lie in [0.01, 1)")
         if not 1 <= self.smallest <= self.largest <= 64:
             raise UserError(
                 f"hints.smallest is {self.smallest} and hints.largest {self.largest}: give 1 <= smallest <= largest "
@@ -49,34 +49,34 @@ class HintSettings:
         if not 0 <= self.spread <= 100:
             raise UserError(f"hints.spread is {self.spread}: it must lie in [0, 100]")
         if not 0 <= self.whole <= 1:
-            raise UserError(f"hints.whole is {self.whole}: a share lies between 0 and 1")
+            raise UserError(f"hints.whole is {self.whole}: it must lie in [0, 1]")
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # products that wrap around are no business of a compiler
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # torch.compile must not change int64 products that wrap around
 def sample_hints(
     ab: Tensor, numbers: Tensor, seed: int, settings: HintSettings, count: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Draw hints from the true colors; those of sample t of a run depend on the seed, t and the settings alone.
+    """Draw hints from the true colors. The hints of sample t of a run depend only on the seed, t and the settings.
 
-    Where two hints overlap, the later one's color counts, as in the released code. Of one image in a million
-    the last hints are left out.
+    Where two hints overlap, the later one counts, as in the released code. One image in a million gets fewer hints
+    than drawn.
 
     Args:
         ab: (B, 2, H, W), the true colors, unscaled.
         numbers: (B,), int64: t of every image.
-        seed: of the run.
-        settings: how many, how large and where.
-        count: give every image exactly so many, and none its whole truth.
+        seed: the seed of the run.
+        settings: number, size and position of the hints.
+        count: give every image exactly this number of hints, and none all true colors.
 
     Returns:
         hints (B, 2, H, W), ab where there is a hint, else 0; mask (B, 1, H, W), 1 where there is one, else 0.
     """
     height, width = ab.shape[-2:]
-    # All but a few images have no more hints than that.
+    # Nearly all images have at most this number of hints.
     most = math.ceil(math.log(_LEFT_OUT) / math.log1p(-settings.stop)) if count is None else count
     if not most:
         return torch.zeros_like(ab), torch.zeros_like(ab[:, :1])
-    at = numbers.cpu() if numbers.device.type == "mps" else numbers  # which has no float64
+    at = numbers.cpu() if numbers.device.type == "mps" else numbers  # MPS has no float64
     drawn = uniforms(mix(seed, _KEY), at, 2 + 3 * most)
     shows_all = drawn[:, 0] < settings.whole
     if count is None:
@@ -87,11 +87,11 @@ def sample_hints(
     sides = (settings.smallest + (size * (settings.largest - settings.smallest + 1)).floor()).clamp_max(
         min(height, width)
     )
-    # Where a hint begins on an axis, from 0 to the room that it has: normal around the middle, cut off.
+    # The first row or column of a hint: normally distributed around the middle, clipped to the image.
     starts = []
     for length, uniform in ((height, down), (width, across)):
         room = length - sides
-        normal = torch.special.ndtri(uniform + 2.0**-54)  # never of 0
+        normal = torch.special.ndtri(uniform + 2.0**-54)  # never 0
         start: Tensor = (room + 1) * (0.5 + settings.spread * normal)
         starts.append(start.clamp_min(0).minimum(room).floor().long().to(ab.device))
     tops, lefts = starts
@@ -115,7 +115,7 @@ def uniforms(seed: int, numbers: Tensor, count: int) -> Tensor:
 def _draw_squares(
     ab: Tensor, tops: Tensor, lefts: Tensor, sides: Tensor, is_given: Tensor, largest: int
 ) -> tuple[Tensor, Tensor]:
-    """Draw the squares of hints, (B, M) of each argument, where ``is_given``, later ones over earlier ones."""
+    """Draw the squares of the hints that ``is_given`` selects, later ones over earlier ones; arguments are (B, M)."""
     (height, width), most = ab.shape[-2:], tops.shape[1]
     step = torch.arange(min(largest, height, width), device=ab.device)
     inside = (step < sides[..., None, None]) & (step[:, None] < sides[..., None, None])
@@ -133,12 +133,12 @@ def _draw_squares(
 
 
 def _signed(value: int) -> int:
-    """Return the same 64 bits as a number that torch's int64 holds."""
+    """Return the same 64 bits as a signed number, for torch's int64."""
     return (value & _MASK ^ 1 << 63) - (1 << 63)
 
 
 def _shifted(values: Tensor, by: int) -> Tensor:
-    """Shift to the right as if unsigned."""
+    """Shift to the right, as for unsigned numbers."""
     return values >> by & (1 << 64 - by) - 1
 
 
