@@ -1,4 +1,4 @@
-"""Send: any job, unchanged, to a cluster. Knows only "a job": a command line that may be called again."""
+"""Send jobs to a cluster. A job is any pretint command line that can be run again to resume."""
 
 from slurm.cluster import ClusterError, ClusterSettings
 from slurm.states import JobState, cancel, states

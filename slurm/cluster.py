@@ -13,12 +13,12 @@ _SET_ELSEWHERE = {
     "mem", "mem-per-cpu", "mem-per-gpu", "nodes", "no-requeue", "ntasks-per-node", "open-mode", "output", "parsable",
     "partition", "qos", "quiet", "requeue", "signal", "test-only", "time", "usage", "version", "wait", "wrap",
 }  # fmt: skip
-_LONGEST = 366 * 24 * 60  # minutes; Slurm takes a much longer limit for no limit
+_LONGEST = 366 * 24 * 60  # minutes; for Slurm a much longer limit means no limit
 _SHORTEST = 5  # seconds; time to finish a step and write a checkpoint
 
 
 class ClusterError(ValueError):
-    """A mistake in what a user requests from a cluster: one line that says what is wrong, where, and what to do."""
+    """A mistake in a request to a cluster: the message is one line about what is wrong, where, and what to do."""
 
 
 @dataclass
@@ -26,26 +26,26 @@ class ClusterSettings:
     """The resources that a job requests from the cluster.
 
     Args:
-        executor: slurm; local (processes on this machine, in the background); or debug (here, in the foreground).
-            local and debug have no partitions and no time limit, and do not divide cores or memory.
-        partition: Slurm partition; empty takes the site's default.
-        account: account that is charged.
+        executor: slurm; local (processes on this machine, in the background); or debug (this machine, in the
+            foreground). local and debug have no partitions and no limits of time, cores or memory.
+        partition: Slurm partition; empty uses the default of the cluster.
+        account: Slurm account to charge.
         qos: quality of service.
         constraint: features that nodes must have, such as "a100|h100".
-        minutes: time limit of one piece of the job; a longer job is requeued and goes on.
-        grace: seconds before that limit at which the job is told to save itself.
+        minutes: time limit; a job that needs longer is requeued and resumes.
+        grace: seconds before the time limit at which the job gets a signal to save its state and stop.
         nodes: number of machines.
         tasks_per_node: processes on each machine; pretraining needs one for every GPU.
         gpus_per_node: GPUs on each machine.
-        cpus_per_task: cores for each process; image decoding needs some beside every GPU.
+        cpus_per_task: cores for each process; with a GPU, the decoding of images needs several.
         memory_gb: main memory on each node, in GB.
         setup: lines of shell that run before the job, such as "module load cuda"; one that fails ends the job.
         python: command that starts Python on the node, such as "apptainer exec --nv image.sif python"; empty: the
             Python that submits.
         environment: environment variables of the job.
         options: other options of sbatch, such as {mail-type: FAIL}.
-        at_once: how many jobs of an array may run at the same time.
-        patience: a job gives up after so many restarts in a row that made no step.
+        at_once: largest number of jobs of an array that run at the same time.
+        patience: a job gives up after this number of restarts in a row without progress.
     """
 
     executor: Executor = "slurm"
@@ -73,8 +73,8 @@ class ClusterSettings:
                 raise ClusterError(f"{name} is {getattr(self, name)}: it must be a finite number above 0")
         if self.minutes > _LONGEST:
             raise ClusterError(f"minutes is {self.minutes}: it must not be above {_LONGEST}, a year")
-        if self.memory_gb * 1024 < 1:  # 0 MB would be all of a node's
-            raise ClusterError(f"memory_gb is {self.memory_gb}: it must be 0.001 at least")
+        if self.memory_gb * 1024 < 1:  # 0 MB means all memory of a node
+            raise ClusterError(f"memory_gb is {self.memory_gb}: it must be at least 0.001")
         if self.gpus_per_node < 0:
             raise ClusterError(f"gpus_per_node is {self.gpus_per_node}: it must not be negative")
         if not _SHORTEST <= self.grace < 60 * self.minutes:
@@ -104,11 +104,13 @@ class ClusterSettings:
             if self.executor != "slurm" and getattr(self, name):
                 raise ClusterError(f"{name}: executor {self.executor} does not use it; leave it out")
         if taken := sorted(_SET_ELSEWHERE & {name.lstrip("-").replace("_", "-") for name in self.options}):
-            raise ClusterError(f"options: {taken[0]} is set in another way here; see pretint submit --help")
+            raise ClusterError(
+                f"options: {taken[0]} is not allowed here, because another setting sets it; see pretint submit --help"
+            )
 
     @property
     def gpu_hours(self) -> float:
-        """The most GPU-hours that one piece of the job can take."""
+        """The largest number of GPU-hours until the time limit."""
         return self.nodes * self.gpus_per_node * self.minutes / 60
 
     @property

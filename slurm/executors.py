@@ -1,4 +1,4 @@
-"""How a job is started: by sbatch, by submitit on this machine, or as a command in the foreground."""
+"""The start of a job: by sbatch, by submitit on this machine, or as a command in the foreground."""
 
 import contextlib
 import fcntl
@@ -20,18 +20,18 @@ from slurm.records import LOGS, REQUEUE, STOPPED, SentJob, attempts, note
 
 _OTHERS = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK")
 _HOLD_BACK = ("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_")
-# A user's own variables win over the sbatch file: these would change what a job relies on.
+# Variables of the user override the sbatch file: these would change settings that a job needs.
 _TAKEN = (
     "ARRAY_INX", "ERROR", "GPUS_PER_NODE", "JOB_NAME", "MEM_PER_CPU", "MEM_PER_GPU", "MEM_PER_NODE", "NO_REQUEUE",
     "OPEN_MODE", "OUTPUT", "REQUEUE", "SIGNAL", "TIMELIMIT", "WAIT",
 )  # fmt: skip
 _CHOSEN = ("partition", "account", "qos", "constraint")
-_WAIT = 60  # seconds that sbatch has
-_NEVER = 60 * 24 * 3650  # minutes; nobody waits for this machine, so no job is ended for its time
+_WAIT = 60  # seconds for an answer of sbatch
+_NEVER = 60 * 24 * 3650  # minutes; jobs on this machine have no time limit
 
 
 class SlurmExecutor(submitit.SlurmExecutor):  # type: ignore[misc]
-    """Submitit's executor; it also writes the sbatch file on a machine without Slurm, where it is only shown."""
+    """Submitit's executor, which can also write the sbatch file on a machine without Slurm, to show it."""
 
     @classmethod
     def affinity(cls) -> int:
@@ -49,10 +49,10 @@ def slurm_executor(asked: ClusterSettings, name: str, after: Sequence[str], fold
         code: folder of the code that the job runs.
     """
     place = folder.resolve()
-    # USR2 and TERM would end a process that has no handler yet. Where the node's env can block them, they wait instead.
+    # USR2 and TERM would end a process without a handler. If the node's env can block them, they wait for the handler.
     block = "env --block-signal=USR2,TERM"
     python = asked.python or shlex.quote(sys.executable)
-    # No folder for each job's log: Slurm may want to write the log before the folder is made.
+    # One folder for all logs: Slurm may open a job's log before a folder for the job exists.
     executor = SlurmExecutor(folder=place / LOGS, python=f"$patient {python}")
     further: dict[str, Any] = {"requeue": True, **{key.lstrip("-"): value for key, value in asked.options.items()}}
     if after:
@@ -79,7 +79,7 @@ def slurm_executor(asked: ClusterSettings, name: str, after: Sequence[str], fold
         teardown=[
             "code=$?",
             "job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}",
-            # A job in a container without Slurm's commands leaves this file to be started again.
+            # A job in a container without Slurm's commands writes this file to request a requeue.
             f"asked={shlex.quote(str(place))}/$job/{REQUEUE}",
             'now=$([ ! -e "$asked" ] || scontrol --oneliner show job "$job")',
             'if [[ "$now " == *" JobState=RUNNING "* && "$now " == *" Restarts=${SLURM_RESTART_COUNT:-0} "* ]]; then',
@@ -88,8 +88,8 @@ def slurm_executor(asked: ClusterSettings, name: str, after: Sequence[str], fold
             "exit $code",
         ],
         array_parallelism=asked.at_once,
-        # srun has not passed the cores on since Slurm 22.05: without this all workers share one core.
-        # A task that dies ends the others, which would wait for it until the time limit.
+        # Since Slurm 22.05 srun does not inherit the number of cores: without this all workers share one core.
+        # If a task fails, the others must end too: they would wait for it until the time limit.
         srun_args=[f"--cpus-per-task={asked.cpus_per_task}", "--kill-on-bad-exit=1"],
         additional_parameters=further,
         **chosen,
@@ -118,16 +118,16 @@ def local_executor(asked: ClusterSettings, folder: Path, code: Path) -> Any:
 
 
 def script(asked: ClusterSettings, name: str, after: Sequence[str], folder: Path, code: Path) -> str:
-    """Return the sbatch file by which a job would be sent; arguments as of ``slurm_executor``."""
+    """Return the sbatch file for a job; arguments as for ``slurm_executor``."""
     executor = slurm_executor(asked, name, after, folder, code)
     return str(executor._make_submission_file_text(executor._submitit_command_str, "dry-run"))
 
 
-def require_taken(asked: ClusterSettings, name: str, folder: Path, code: Path) -> None:
-    """Ask Slurm whether it would accept a job, without sending it.
+def require_accepted(asked: ClusterSettings, name: str, folder: Path, code: Path) -> None:
+    """Check that Slurm would accept a job, without sending it.
 
     Raises:
-        ClusterError: it would not, and why.
+        ClusterError: Slurm would refuse it; the message has the reason.
     """
     text = script(asked, name, (), folder, code)
     with clean_environment(asked, code):
@@ -138,7 +138,7 @@ def require_taken(asked: ClusterSettings, name: str, folder: Path, code: Path) -
         except subprocess.TimeoutExpired as error:
             raise ClusterError(f"sbatch: Slurm has not answered for {_WAIT} seconds; try again later") from error
     if done.returncode:
-        raise ClusterError(f"{name}: Slurm will not take it ({complaint(done.stderr)})")
+        raise ClusterError(f"{name}: Slurm refuses it ({complaint(done.stderr)})")
 
 
 def complaint(text: str) -> str:
@@ -149,17 +149,17 @@ def complaint(text: str) -> str:
 
 
 def code_first(code: Path) -> str:
-    """Return a line of shell that makes Python find the job's code first, whatever a setup has put there."""
+    """Return a line of shell that puts the job's code first in Python's path, also after a setup that changes it."""
     return f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1"
 
 
 @contextlib.contextmanager
 def clean_environment(asked: ClusterSettings, code: Path) -> Iterator[None]:
-    """Set the environment that a job starts with: this one, without the variables of a job that sends jobs.
+    """Set the environment in which a job starts: the present one, without the variables of a surrounding job.
 
-    SLURM_CONF stays, because it says where the cluster is. So do the user's own SBATCH_ variables, where the settings
-    request nothing else. Python finds the job's code first, also where the job starts in a folder that holds another
-    copy: PYTHONSAFEPATH.
+    SLURM_CONF remains, because it locates the cluster. SBATCH_ variables of the user remain too, unless a setting
+    overrides them. PYTHONSAFEPATH makes Python find the job's code first, also if the job starts in a folder with
+    another copy.
     """
     before = dict(os.environ)
     taken = {f"SBATCH_{name}" for name in (*_TAKEN, *(key.upper() for key in _CHOSEN if getattr(asked, key)))}
@@ -177,11 +177,11 @@ def clean_environment(asked: ClusterSettings, code: Path) -> Iterator[None]:
 
 
 def run_in_foreground(sent: SentJob) -> None:
-    """Run a job's command on this terminal, to its end; it receives the signals.
+    """Run a job's command on this terminal to its end. It gets the signals.
 
     Raises:
-        ClusterError: it failed.
-        SystemExit: it was stopped, and can go on; the code is its own.
+        ClusterError: the command failed.
+        SystemExit: the command was stopped and can be resumed; the exit code is that of the command.
     """
     folder, asked = Path(sent.folder), ClusterSettings(**sent.asked)
     note(folder, kind="start", restart=0, rank=0, pid=os.getpid(), node=os.uname().nodename)
@@ -202,17 +202,17 @@ def run_in_foreground(sent: SentJob) -> None:
     if how == "stopped":
         raise SystemExit(code if code > 0 else 128 - code)
     if code:
-        raise ClusterError(f"{sent.name}: its command ended with {code}; its messages are above")
+        raise ClusterError(f"{sent.name}: its command failed with exit code {code}; see its messages above")
 
 
 def end_local_job(sent: SentJob) -> None:
-    """Tell a job of this machine to save itself and leave.
+    """Send a job on this machine the signal to save its state and stop.
 
     Raises:
         ClusterError: its process cannot be signaled.
     """
     pids = [record["pid"] for record in attempts(Path(sent.folder)) if record["kind"] == "start" and record.get("pid")]
-    # submitit's controller, or the submit that waits for the job in the foreground: both pass the signal on.
+    # submitit's controller, or the submit that waits for the job in the foreground: both forward the signal.
     number = int(sent.id) if sent.executor == "local" else next(iter(pids), 0)
     try:
         if number > 1:
@@ -224,11 +224,11 @@ def end_local_job(sent: SentJob) -> None:
 
 
 def _python(asked: ClusterSettings, code: Path) -> list[str]:
-    """Return the command that runs the lines of the setup and becomes Python: a shell that stays would keep signals."""
+    """Return the command that runs the setup and then execs Python: a shell in between would not forward signals."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = visible.split(",")[: asked.gpus_per_node] if visible and asked.gpus_per_node else None
     lines = ["set -e"]
-    if gpus:  # submitit would number them anew, and take someone else's
+    if gpus:  # submitit would number them from 0, and use those of others
         lines.append(f"export CUDA_VISIBLE_DEVICES={shlex.quote(','.join(gpus))}")
     elif not asked.gpus_per_node:  # it would hide them all
         lines.append(

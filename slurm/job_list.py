@@ -1,4 +1,4 @@
-"""Jobs as a user writes them: options of submit, the words of a command, a list of commands."""
+"""The jobs that a user requests: options of submit, a command, or a list of commands."""
 
 import dataclasses
 import shlex
@@ -23,7 +23,7 @@ class SubmitSettings(ClusterSettings):
         after: names of jobs sent before, or Slurm's numbers, that must be complete before this job starts.
         folder: folder for records and logs of the jobs, on a disk that all nodes see.
         again: also send jobs that are complete already.
-        dry_run: send nothing; show the sbatch file, the GPU-hours and the disk space that the jobs would take.
+        dry_run: send nothing; show the sbatch file, the GPU-hours and the disk space that the jobs would need.
     """
 
     jobs: str = ""
@@ -36,11 +36,13 @@ class SubmitSettings(ClusterSettings):
     @property
     def cluster(self) -> ClusterSettings:
         """Only the settings of the cluster."""
-        return ClusterSettings(**{one.name: getattr(self, one.name) for one in dataclasses.fields(ClusterSettings)})
+        return ClusterSettings(
+            **{setting.name: getattr(self, setting.name) for setting in dataclasses.fields(ClusterSettings)}
+        )
 
 
 class Item(NamedTuple):
-    """A job as it was written down."""
+    """A job in a list of jobs."""
 
     words: tuple[str, ...]
     """The words of its command."""
@@ -71,8 +73,8 @@ def parse_job_list(entries: Any, name: str) -> list[Item]:
     """Return the jobs of a list.
 
     Args:
-        entries: as YAML or JSON holds them: name, command, after and ask for each.
-        name: names the list in error messages.
+        entries: the plain values of YAML or JSON: name, command, after and ask for each job.
+        name: name of the list, for error messages.
 
     Raises:
         ClusterError: an entry is wrong.

@@ -1,4 +1,4 @@
-"""Queries to Slurm: always by squeue, scontrol, sinfo and scancel, never from its accounting."""
+"""Queries to Slurm: only with squeue, scontrol, sinfo and scancel, never to its accounting."""
 
 import re
 import shutil
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from slurm.cluster import ClusterError, ClusterSettings
 
-_PATIENCE = 60  # seconds that a busy controller has to answer
+_TIMEOUT = 60  # seconds for an answer of a busy controller
 _AT_ONCE = 500  # jobs in one query
 
 
@@ -17,9 +17,9 @@ class Queued(NamedTuple):
     """A job in the queue."""
 
     state: str
-    """Slurm's word: PENDING, RUNNING, COMPLETING, ..."""
+    """Slurm's state: PENDING, RUNNING, COMPLETING, ..."""
     reason: str
-    """Why it waits, or None."""
+    """Slurm's reason for waiting, or "None"."""
     nodes: str
     left: str
     """Time left until its limit, as Slurm writes it: 23:14:05."""
@@ -31,7 +31,7 @@ class Partition(NamedTuple):
     name: str
     default: bool
     minutes: float
-    """The longest that a job may take."""
+    """The largest time limit of a job."""
 
 
 def missing_command() -> str:
@@ -50,7 +50,7 @@ def require_slurm() -> None:
 
 
 def queued(ids: Iterable[str]) -> dict[str, Queued]:
-    """Return what the queue knows of jobs; those that it has forgotten are missing.
+    """Return the entries of jobs in the queue; jobs that Slurm has forgotten are missing.
 
     Raises:
         ClusterError: Slurm does not answer.
@@ -58,7 +58,7 @@ def queued(ids: Iterable[str]) -> dict[str, Queued]:
     jobs: dict[str, Queued] = {}
     wanted = sorted(set(ids))
     for at in range(0, len(wanted), _AT_ONCE):
-        # For one unknown number squeue fails, among two it leaves it out: so never ask for one number alone.
+        # squeue fails for one unknown number, but leaves it out among several: so never query only one number.
         numbers = ",".join([*wanted[at : at + _AT_ONCE], "1"])
         columns = "%i|%T|%r|%N|%L"
         output = _ask("squeue", "--noheader", "--array", "--states=all", f"--jobs={numbers}", f"--format={columns}")
@@ -147,17 +147,17 @@ def require_place(asked: ClusterSettings) -> None:
     if longest and asked.minutes > longest.minutes:
         raise ClusterError(
             f"minutes is {asked.minutes}, more than the {longest.minutes:g} that partition {longest.name} allows; "
-            "ask for less: a job that takes longer is requeued and goes on"
+            "lower minutes: a job that needs longer is requeued and resumes"
         )
 
 
 def _ask(*command: str) -> str:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT, check=False)
     except FileNotFoundError as error:
         raise ClusterError(f"{command[0]}: no such command here") from error
     except subprocess.TimeoutExpired as error:
-        raise ClusterError(f"{command[0]}: Slurm has not answered for {_PATIENCE} seconds; try again later") from error
+        raise ClusterError(f"{command[0]}: Slurm has not answered for {_TIMEOUT} seconds; try again later") from error
     if done.returncode:
         raise ClusterError(f"{command[0]}: {' '.join(done.stderr.split())[:300] or f'ended with {done.returncode}'}")
     return done.stdout

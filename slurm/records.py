@@ -1,11 +1,11 @@
-"""The folder of a job: what was sent, and what became of it, in files of plain text.
+"""The folder of a job, with plain text files on its command, its starts and its progress.
 
 JOBS/59688114/           a folder for each job, named by its number (of an array: 59688114_3)
-    job.json             what was sent: the command, the resources it requests, the code
+    job.json             the command, the requested resources, the code
     attempts.jsonl       a line at every start and every end
     progress.json        how far the job is, written by the job itself
-    requeue              there for a moment, if the job cannot ask Slurm itself to be started again
-JOBS/logs/59688114_0_log.out    what it printed, all restarts one after the other (_1_, _2_: its other processes)
+    requeue              exists for a moment if the job cannot requeue itself, see slurm.executors
+JOBS/logs/59688114_0_log.out    its output, of all restarts (_1_, _2_: its other processes)
 JOBS/.code/, .given/     the code and the settings files that jobs were sent with
 """
 
@@ -22,17 +22,17 @@ from typing import Any
 JobRecord = dict[str, Any]
 LOGS = "logs"
 AGAIN = 75
-"""Exit code of a command that was stopped, has saved its state, and must be called again: EX_TEMPFAIL, which is
+"""Exit code of a command that was stopped, has saved its state, and must be run again: EX_TEMPFAIL, as
 ``ExitStatus.PREEMPTED`` in pretext."""
 STOPPED = (AGAIN, 128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGTERM, -signal.SIGUSR2)
 """All exit codes of a command that was stopped."""
 REQUEUE = "requeue"
-"""A file in a job's folder: the job must be started again, and cannot ask Slurm itself."""
+"""The file in a job's folder that requests a requeue, if the job itself cannot."""
 
 
 @dataclass(frozen=True)
 class SentJob:
-    """A job that was sent: plain values, as they stand in ``job.json``."""
+    """A job that was sent: the values in ``job.json``."""
 
     name: str
     id: str
@@ -41,7 +41,7 @@ class SentJob:
     words: tuple[str, ...]
     """The words of the command, after ``pretint``."""
     where: str
-    """The directory in which it was sent, and in which it runs."""
+    """The working directory of the submission and of the job."""
     claims: str
     """The run that only this job may write to; empty if there is none."""
     after: tuple[str, ...]
@@ -115,7 +115,7 @@ def note(folder: Path, **record: Any) -> None:
 
 
 def attempts(folder: Path) -> list[JobRecord]:
-    """Return the lines of a job's attempts, without a line that was cut short."""
+    """Return the records of a job's attempts, without a truncated line."""
     records: list[JobRecord] = []
     with contextlib.suppress(OSError):
         for line in (folder / "attempts.jsonl").read_text(encoding="utf-8", errors="replace").splitlines():
@@ -125,7 +125,7 @@ def attempts(folder: Path) -> list[JobRecord]:
 
 
 def progress(folder: Path) -> JobRecord | None:
-    """Return how far a job is, by its own last word; None if it has not said, or its file was cut short."""
+    """Return the progress that a job last wrote; None if there is none, or its file was truncated."""
     with contextlib.suppress(OSError, ValueError):
         record: JobRecord = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
         return record

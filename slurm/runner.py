@@ -1,4 +1,4 @@
-"""The process on the node that starts a job's command, passes signals on to it, and requeues the job."""
+"""The process on the node that starts a job's command, forwards signals to it, and requeues the job."""
 
 import contextlib
 import ctypes
@@ -26,14 +26,14 @@ from slurm.cluster import ClusterError
 from slurm.records import AGAIN, STOPPED
 
 _SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
-_LOOK = 5.0  # seconds between two checks whether a newer start of the job has taken over
-_FAREWELL = 120.0  # seconds that Slurm has to end a process whose job is requeued
-_CULPRIT = 10.0  # seconds in which another process can note why it broke the others
-_SAID_NOTHING = "said nothing"
+_LOOK = 5.0  # seconds between two checks for a newer start of the job
+_FAREWELL = 120.0  # seconds for Slurm to end a process whose job is requeued
+_CULPRIT = 10.0  # seconds for another process to record why it failed, which broke the others
+_NO_OUTPUT = "no output"
 
 
 class Runner:
-    """A job, as submitit pickles it: strings and numbers only, so that no edited code can change what they mean.
+    """A job, as submitit pickles it: only strings and numbers, so that later changes of the code have no effect on it.
 
     Args:
         words: the words of the command, after ``pretint``.
@@ -45,14 +45,14 @@ class Runner:
         self.words, self.patience, self.grace = list(words), patience, grace
 
     def checkpoint(self) -> "submitit.helpers.DelayedSubmission":
-        """Return what submitit would send next time: the same."""
+        """Return the job that submitit would send next time: the same one."""
         return submitit.helpers.DelayedSubmission(self)
 
     def __call__(self) -> None:
-        """Run the command to its end. Each of several processes runs it; they find each other as those of torchrun do.
+        """Run the command to its end. With several processes each runs it; they connect as with torchrun.
 
         Raises:
-            SystemExit: it was stopped, or failed; the code is the command's.
+            SystemExit: the command was stopped or failed; the exit code is that of the command.
         """
         _Attempt(self).run()
 
@@ -68,13 +68,13 @@ class _Attempt:
         self.folder.mkdir(exist_ok=True)
         self.on_slurm = "SLURM_JOB_ID" in os.environ and os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
         self.restart = int(os.environ.get("SLURM_RESTART_COUNT", "0")) if self.on_slurm else 0
-        self.asked = 0.0  # when a signal first asked to stop
+        self.asked = 0.0  # time of the first signal to stop
         self.child: subprocess.Popen[bytes] | None = None
         self.tail: deque[str] = deque(maxlen=20)
 
     def run(self) -> None:
         """See ``Runner``."""
-        for number in _SIGNALS:  # before anything else: at first they are blocked, if the node can do it
+        for number in _SIGNALS:  # before anything else: they are blocked at the start, if the node can do it
             signal.signal(number, self._pass_on)
         signal.signal(signal.SIGCONT, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
@@ -87,25 +87,25 @@ class _Attempt:
             return
         if code in STOPPED:
             self._requeue_or_leave(code)
-        why = next((line for line in reversed(self.tail) if line), _SAID_NOTHING)
+        why = next((line for line in reversed(self.tail) if line), _NO_OUTPUT)
         if code < 0:
             name = signal.Signals(-code).name if -code in set(signal.Signals) else str(-code)
-            memory = ", for lack of memory perhaps" if -code == signal.SIGKILL else ""
+            memory = ", perhaps because memory ran out" if -code == signal.SIGKILL else ""
             why = f"ended by {name}{memory}; last: {why}"
-        if self.rank == 0 or why != _SAID_NOTHING:
+        if self.rank == 0 or why != _NO_OUTPUT:
             self._note("end", how="failed", code=code, why=why[:500])
         if self.rank:
-            time.sleep(_LOOK)  # the first process may still have something to say
+            time.sleep(_LOOK)  # the first process may still have to write its record
         raise SystemExit(code if code > 0 else 128 - code)
 
     def _begin(self) -> None:
-        """Note the start, wait until no earlier start is still running, and give up if restarts make no progress."""
-        if not self.on_slurm:  # its number is that of a process, and may have been another's before
+        """Record the start, wait until no earlier start is running, and give up if restarts make no progress."""
+        if not self.on_slurm:  # its number is a process id, which an earlier job may have had
             (self.folder / "attempts.jsonl").unlink(missing_ok=True)
         (self.folder / records.REQUEUE).unlink(missing_ok=True)
         before, progress = records.attempts(self.folder), records.progress(self.folder)
         first = (progress or {}).get("first") or None
-        # From here on an earlier start knows that a newer one has begun.
+        # From here on an earlier start can see that a newer one has begun.
         self._note("start", found=first, node=_node(), pid=os.getpid())
         now = time.strftime("%Y-%m-%d %H:%M:%S")
         gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -114,34 +114,34 @@ class _Attempt:
         _say(f"--- {now}, job {self.job} on {place}, {start}: pretint {shlex.join(self.words)}")
         self.lock = (self.folder / ".lock").open("a")
         until = time.monotonic() + _FAREWELL
-        while True:  # an earlier start, on a node that went silent, may run on for a while
+        while True:  # an earlier start, on a node without contact, may still run for a while
             try:
-                # By process, not by open file: the command must not inherit the lock.
+                # A lock of the process, not of the open file: the command must not inherit it.
                 fcntl.lockf(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except (BlockingIOError, PermissionError):
                 if time.monotonic() > until:
-                    _say(f"an earlier start of this job still holds {self.folder} after {_FAREWELL:.0f} seconds")
+                    _say(f"an earlier start of this job still locks {self.folder} after {_FAREWELL:.0f} seconds")
                     self._note("waited")
-                    self._requeue_or_leave(AGAIN)  # a node without power may hold it until it is back
+                    self._requeue_or_leave(AGAIN)  # a node without power may keep the lock until it is back
                 time.sleep(1)
             except OSError as error:
                 _say(f"{self.folder} cannot be locked ({error.strerror}): an earlier start may still be running")
                 break
         (self.folder / "progress.json").unlink(missing_ok=True)
-        if self._canceled():  # while an earlier start was asking Slurm to requeue it
+        if self._canceled():  # while an earlier start was requeueing it
             self._note("end", how="canceled", code=1)
             self._leave("it was canceled", 1)
         if count_fruitless(before, first) >= self.patience:
             why = f"gave up: {self.patience} restarts in a row made no step"
             self._note("end", how="gave up", code=1, why=why)
-            self._leave(f"{why}; see above for why, then send it again", 1)
+            self._leave(f"{why}; correct the error above, then send it again", 1)
 
     def _command(self) -> int:
         """Run the command; return its exit code, as subprocess has it."""
         env = {**os.environ, "PYTHONUNBUFFERED": "1"}
         if self.place.num_tasks > 1:
-            # Not the GPU: on a cluster that shares nodes, numbering GPUs by rank takes someone else's.
+            # Do not choose the GPU: on shared nodes the GPU with the number of the rank may belong to another job.
             group = submitit.helpers.TorchDistributedEnvironment()
             env |= {
                 "MASTER_ADDR": group.master_addr,
@@ -153,12 +153,12 @@ class _Attempt:
             }
         if self.rank == 0:
             env["PRETINT_PROGRESS"] = str(self.folder / "progress.json")
-        with_parent = None  # for the child: to be killed when its parent is gone, however that ended; Linux only
+        with_parent = None  # makes the system kill the child when its parent ends; Linux only
         with contextlib.suppress(OSError, AttributeError):
             prctl = ctypes.CDLL(None).prctl
             with_parent = lambda: prctl(1, signal.SIGKILL)  # noqa: E731
-        # The child starts with these signals blocked, and unblocks them when it can handle them: none is lost, none
-        # kills it early.
+        # The child starts with these signals blocked and unblocks them when it can handle them: so no signal is lost,
+        # and none kills it too early.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
             self.child = child = subprocess.Popen(
@@ -185,9 +185,9 @@ class _Attempt:
             if self._superseded():
                 child.kill()
                 child.wait()
-                self._leave("a newer start of this job has begun on another node; this one leaves", AGAIN)
+                self._leave("a newer start of this job has begun on another node; this one ends", AGAIN)
             if self.asked and time.monotonic() - self.asked > limit:
-                _say(f"not stopped {limit:.0f} seconds after it was asked to: ended; it goes on from what it has saved")
+                _say(f"not stopped {limit:.0f} seconds after the signal: killed; it resumes from its last saved state")
                 child.kill()
                 child.wait()
                 code = AGAIN
@@ -196,7 +196,7 @@ class _Attempt:
         return code
 
     def _read(self, pipe: IO[bytes]) -> None:
-        """Print what the command prints, and remember the last lines."""
+        """Print the output of the command, and store its last lines."""
         for line in iter(pipe.readline, b""):
             sys.stdout.buffer.write(line)
             sys.stdout.buffer.flush()
@@ -204,18 +204,18 @@ class _Attempt:
                 self.tail.append(text)
 
     def _requeue_or_leave(self, code: int) -> NoReturn:
-        """Requeue the job, once, unless Slurm has decided on it already.
+        """Requeue the job once, unless Slurm has canceled, requeued or preempted it, and exit.
 
-        In a container the lines of shell around the job ask Slurm instead, see ``slurm.executors``.
+        In a container the shell script around the job requeues it, see ``slurm.executors``.
         """
         if self.rank:
-            # A process that leaves ends the others, but the first process must talk to Slurm.
+            # If a process exits, Slurm ends the others; but the first one must still requeue the job.
             until = time.monotonic() + _FAREWELL
             while self.on_slurm and time.monotonic() < until and not (_contained() and self._ended()):
                 time.sleep(1)
             raise SystemExit(AGAIN)
         if not self.asked and self.place.num_tasks > 1:
-            # Another process may have broken this one: then starting again would repeat the failure.
+            # A failure of another process may have stopped this one: then a restart would repeat the failure.
             until = time.monotonic() + _CULPRIT
             while time.monotonic() < until:
                 if self._ended():
@@ -224,12 +224,12 @@ class _Attempt:
         if not self.on_slurm:
             self._note("end", how="stopped", code=code)
             raise SystemExit(AGAIN)
-        if _contained() and not self._canceled():  # the script around it will ask Slurm
+        if _contained() and not self._canceled():  # the script around it requeues the job
             (self.folder / records.REQUEUE).touch()
-            _say("stopped, all is saved; to be requeued")
+            _say("stopped, all is saved; will be requeued")
             self._note("end", how="requeued", code=code)
             raise SystemExit(AGAIN)
-        # A requeue sends TERM, also to scontrol: then nobody would know whether Slurm has accepted the requeue.
+        # A requeue sends TERM, also to scontrol: then it would be unknown whether Slurm has accepted the requeue.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
             if decided := self._decided():
@@ -249,7 +249,7 @@ class _Attempt:
         raise SystemExit(AGAIN)
 
     def _decided(self) -> str:
-        """Return what others have decided about this start of the job; empty if they have decided nothing.
+        """Return how others have ended this start of the job ("canceled", ...); empty if they have not.
 
         Raises:
             ClusterError: Slurm does not answer.
@@ -271,7 +271,7 @@ class _Attempt:
         return any((start.get("restart") or 0) > self.restart for start in starts)
 
     def _ended(self) -> bool:
-        """Return whether a process of this start has noted how it ended."""
+        """Return whether a process of this start has recorded its end."""
         ends = [record for record in records.attempts(self.folder) if record["kind"] == "end"]
         return any(end.get("restart") == self.restart for end in ends)
 
@@ -291,13 +291,13 @@ class _Attempt:
 def count_fruitless(before: Sequence[records.JobRecord], found: Any) -> int:
     """Count the restarts in a row that made no lasting step.
 
-    Every start notes the progress that it found: how much was done when the start before it began to work (the first
-    progress bar of work that lasts). If two starts found the same, the first of them has added nothing. A start that
-    did not come so far has added nothing either. A start that only waited for an earlier one to leave does not count.
+    Every start records the progress that the start before it had at its beginning (the first progress bar of work that
+    can be resumed). If two starts record the same, the first of them has made no progress. The same holds for a start
+    without such a progress bar. A start that only waited for an earlier one to end does not count.
 
     Args:
-        before: the attempts so far, without the start that asks.
-        found: the progress that this start has found.
+        before: the attempts so far, without the present start.
+        found: the progress that the present start records.
     """
     waited = {record.get("restart") for record in before if record["kind"] == "waited"}
     starts = [record for record in before if record["kind"] == "start" and record.get("restart", 0) not in waited]
@@ -309,7 +309,7 @@ def count_fruitless(before: Sequence[records.JobRecord], found: Any) -> int:
         if mark != marks[-1]:
             break
         same += 1
-    return same - 1  # the last start may have added something: the next one will find it
+    return same - 1  # the last start may have made progress: the next one will record it
 
 
 def _contained() -> bool:
@@ -318,10 +318,10 @@ def _contained() -> bool:
 
 
 def meeting_port(job: str, restart: int) -> int:
-    """Return the port at which the processes of a job meet: the same in all of them, another one at each restart.
+    """Return MASTER_PORT for the processes of a job: the same in all of them, and a new one at each restart.
 
-    It lies below 32768: from there on Linux gives ports to outgoing connections, so one that a connection of Slurm
-    uses would be "already in use". submitit draws from 20000 to 60000.
+    It is below 32768, because Linux uses the ports above for outgoing connections, which would block it. submitit
+    draws from 20000 to 60000.
     """
     return random.Random(f"{job} {restart}").randrange(10_000, 32_768)
 
@@ -331,5 +331,5 @@ def _node() -> str:
 
 
 def _say(text: str) -> None:
-    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)  # a job's words may hold anything
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)  # a command may contain any character
     print(f"pretint: {text}" if not text.startswith("---") else text, flush=True)  # noqa: T201 - the job's log

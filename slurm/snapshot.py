@@ -1,4 +1,4 @@
-"""The code and the settings files that a job runs with: copies, made when the job is sent."""
+"""Copies of the code and the settings files for a job, made when the job is sent."""
 
 import hashlib
 import os
@@ -14,7 +14,7 @@ _PARTS = ("pretint", "pretext", "transfer", "slurm", "configs")
 def snapshot(jobs: Path) -> Path:
     """Copy the code that this process runs into a folder of jobs, once for every version of it.
 
-    Editing or upgrading the code after a job was sent does not change the job, nor its restarts.
+    So later changes of the code do not change the job or its restarts.
 
     Raises:
         ClusterError: the folder cannot be written.
@@ -40,7 +40,7 @@ def snapshot(jobs: Path) -> Path:
         part.rename(copy)
     except OSError as error:
         shutil.rmtree(part, ignore_errors=True)
-        if copy.is_dir():  # another process was quicker
+        if copy.is_dir():  # another process was faster
             return copy
         raise ClusterError(f"{jobs}: cannot write there ({error.strerror}); name another --folder") from error
     return copy

@@ -39,10 +39,10 @@ _REASONS = {
     "BeginTime": "",
     "None": "",
 }
-_FINAL = ("failed", "gave up", "canceled", "not run")  # ends after which a job is not started again
+_FINAL = ("failed", "gave up", "canceled", "not run")  # after these a job is not started again
 _EXPLAINED = ("failed", "lost", "not run")  # states whose reason is shown below the table
-_UNASKED = queue.Queued("UNKNOWN", "", "", "")
-_BORN = 20.0  # seconds in which a process of this machine may not yet hold the lock of its job's folder
+_UNKNOWN = queue.Queued("UNKNOWN", "", "", "")
+_BORN = 20.0  # seconds after the start in which a local process may not have locked its folder yet
 _FRESH = 60.0  # seconds in which a job that was just sent may be missing from the queue's answer
 
 
@@ -56,16 +56,16 @@ class JobState(NamedTuple):
     live: bool
     """Whether it is in the queue, or running."""
     why: str
-    """Why it waits, or why it failed."""
+    """The reason for waiting or for a failure."""
     node: str
-    """Where it runs, or ran last."""
+    """The node on which it runs, or ran last."""
     restarts: int
     done: int
     total: int
     doing: str
-    """What ``done`` and ``total`` count."""
+    """The title of the work that ``done`` and ``total`` count."""
     left: float | None
-    """Seconds until it is done, by its own last estimate; None without one."""
+    """Seconds until it is done, by the job's last estimate; None without one."""
     limit: str
     """Time left until its time limit, as Slurm writes it."""
     remark: str
@@ -85,7 +85,7 @@ def states(folder: Path, ask: bool = True) -> list[JobState]:
 
     Args:
         folder: folder of the jobs.
-        ask: whether to query the queue; else what only the queue knows is unknown.
+        ask: whether to query the queue; without it, some states are unknown.
 
     Raises:
         ClusterError: Slurm does not answer.
@@ -106,7 +106,7 @@ def states(folder: Path, ask: bool = True) -> list[JobState]:
     answer = queue.queued(unsettled) if unsettled and ask else {}
     known: dict[str, JobState] = {}
     for sent in jobs:
-        queued = answer.get(sent.id) if ask else _UNASKED
+        queued = answer.get(sent.id) if ask else _UNKNOWN
         of_job = records[sent.id]
         word, why, live, limit = _word(sent, of_job, queued, known)
         numbers = progress(Path(sent.folder)) or {}
@@ -148,7 +148,7 @@ def cancel(folder: Path, names: Sequence[str]) -> list[JobState]:
             live_names = ", ".join(state.sent.name for state in live[:10]) or "none"
             raise ClusterError(f"{name}: no live job in {folder} has this name or number (live: {live_names})")
         chosen += [state for state in matches if state not in chosen]
-    for state in chosen:  # first: a job that is stopping must not request to be started again
+    for state in chosen:  # first: a job that is stopping must not requeue itself
         note(Path(state.sent.folder), kind="cancel")
     queue.cancel([state.sent.id for state in chosen if state.sent.executor == "slurm"])
     for state in chosen:
@@ -161,7 +161,7 @@ def cancel(folder: Path, names: Sequence[str]) -> list[JobState]:
 def _word(
     sent: SentJob, records: Sequence[JobRecord], queued: "queue.Queued | None", known: Mapping[str, JobState]
 ) -> tuple[str, str, bool, str]:
-    """Return the state's word, its reason, whether the job is live, and the time left until its limit."""
+    """Return the name of the state, its reason, whether the job is live, and the time until its limit."""
     last = _last_restart(records)
     ends = [record for record in records if record["kind"] == "end"]
     final = next((end for end in ends if end.get("how") == "complete"), None) or next(
@@ -175,8 +175,8 @@ def _word(
         if is_held(Path(sent.folder)) or (time.time() - began < _BORN and not ends):
             return "running", "", True, ""
         if any(end.get("how") == "stopped" for end in ends):
-            return "stopped", "submitting it again goes on", False, ""
-        return "lost", "ended without a word; its log may say why", False, ""
+            return "stopped", "submit it again to resume", False, ""
+        return "lost", "ended without a message; its log may show why", False, ""
     before = [state for state in known.values() if state.sent.id in sent.after]
     failed = [state.sent.name for state in before if state.word != "complete" and not state.live]
     if (queued is None or queued.state in _ENDED) and not records and failed:
@@ -184,11 +184,11 @@ def _word(
     if queued is None:
         if time.time() - sent.submitted < _FRESH and not records:
             return "waiting", "just sent", True, ""
-        reason = next((end["why"] for end in reversed(ends) if end.get("why")), "its log may say why")
-        return "lost", f"left the queue without a word; {reason}", False, ""
+        reason = next((end["why"] for end in reversed(ends) if end.get("why")), "its log may show why")
+        return "lost", f"left the queue without a message; {reason}", False, ""
     if queued.state in _ENDED:
         word = _ENDED[queued.state]
-        if word == "complete":  # and it did not note it: the queue is ahead of the disk, or its runner never began
+        if word == "complete":  # without a record: it is not on the disk yet, or the runner never began
             never = "it ended without starting the command; see setup and python"
             return ("running", "", True, "") if records else ("failed", f"{never}{_last_line(sent)}", False, "")
         if word == "canceled":
@@ -201,7 +201,7 @@ def _word(
 
 
 def _last_line(sent: SentJob) -> str:
-    """Return the last line of a job's log, as the end of a reason."""
+    """Return the last line of a job's log, to append to a reason."""
     with contextlib.suppress(OSError), sent.log.open("rb") as log:
         log.seek(max(0, sent.log.stat().st_size - 4000))
         lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
@@ -210,7 +210,7 @@ def _last_line(sent: SentJob) -> str:
 
 
 def _final_ends(records: Sequence[JobRecord]) -> list[JobRecord]:
-    """Return the records of a bad end after which the job is not started again."""
+    """Return the records of ends after which the job is not started again, except complete ones."""
     return [record for record in records if record["kind"] == "end" and record.get("how") in _FINAL]
 
 
@@ -235,7 +235,7 @@ class JobsSettings:
 
     Args:
         folder: folder of the jobs, as given to submit.
-        format: terminal; or json, with all that is known of each job.
+        format: terminal; or json, with all values of each job.
     """
 
     folder: Path = FOLDER
@@ -249,14 +249,14 @@ def format_states(states: Sequence[JobState], names: Sequence[str], settings: Jo
         ClusterError: there is no job of a name, or the folder is not a folder.
     """
     if settings.folder.exists() and not settings.folder.is_dir():
-        raise ClusterError(f"{settings.folder}: no folder of jobs")
+        raise ClusterError(f"{settings.folder}: not a folder of jobs")
     for name in names:
         if not any(name in (state.sent.name, state.sent.id) for state in states):
             raise ClusterError(f"{name}: no job in {settings.folder} has this name or number")
     shown = [state for state in states if not names or {state.sent.name, state.sent.id} & set(names)]
     if settings.format == "json":
         return list(json.dumps([state.plain for state in shown], indent=1).split("\n"))
-    damaged = [f"{path}: cannot be read, so that job is not shown" for path in unreadable(settings.folder)]
+    damaged = [f"{path}: cannot be read, so this job is not shown" for path in unreadable(settings.folder)]
     if not shown:
         return [f"no jobs in {settings.folder}", *damaged]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))

@@ -1,4 +1,4 @@
-"""Send jobs: check what they request, keep a copy of their code, and hand them to submitit."""
+"""Send jobs: check their requests, copy their code, and submit them with submitit."""
 
 import contextlib
 import dataclasses
@@ -32,7 +32,7 @@ class Job:
 
     Args:
         words: a command and its arguments, as after ``pretint``: ("pretrain", "runs/x", "--seed", "1").
-        name: name by which it is shown, canceled, and waited for; no two live jobs of a folder share one.
+        name: name of the job, unique among the live jobs of a folder; used to show, cancel and wait for it.
         after: names of jobs, or Slurm's numbers, that must be complete before it starts.
         asked: resources that it requests from the cluster.
         claims: the run that only this job may write to; empty if there is none.
@@ -46,11 +46,11 @@ class Job:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z][\w.+%@-]{0,99}", self.name):
-            raise ClusterError(f"name {self.name!r}: take letters, digits and ._+%@- (at most 100), a letter first")
+            raise ClusterError(f"name {self.name!r}: use letters, digits and ._+%@- (at most 100), a letter first")
         if self.name == "all":
-            raise ClusterError("name 'all': take another, jobs cancel all means every job")
+            raise ClusterError("name 'all': choose another name, because jobs cancel all cancels every job")
         if any("\0" in word for word in self.words):
-            raise ClusterError(f"{self.name}: its command holds the character 0, which no command can")
+            raise ClusterError(f"{self.name}: its command contains the character 0; remove it")
 
 
 class Submission(NamedTuple):
@@ -62,7 +62,7 @@ class Submission(NamedTuple):
 
 
 class _Group(NamedTuple):
-    """Jobs that request the same and wait for the same: an array, if there are several."""
+    """Jobs with the same request that wait for the same jobs; several are one array."""
 
     jobs: list[Job]
     after: tuple[str, ...]
@@ -81,24 +81,25 @@ class _Plan:
 def submit(jobs: Sequence[Job], folder: Path, again: bool = False) -> Submission:
     """Send jobs, without those that are complete or in the queue already.
 
-    All are checked before the first is sent. Jobs that request the same and wait for the same are sent as one array.
+    All are checked before the first is sent. Jobs with the same request that wait for the same jobs are sent as one
+    array.
 
     Args:
-        jobs: each after those that it waits for.
+        jobs: the jobs, each after those that it waits for.
         folder: folder for records and logs of the jobs, on a disk that the cluster sees.
         again: also send jobs that are complete.
 
     Raises:
-        ClusterError: a mistake in a request; Slurm is not here, or refuses a job.
+        ClusterError: a request has a mistake, this machine has no Slurm, or Slurm refuses a job.
     """
-    with _locked(folder):
+    with _lock_jobs(folder):
         if _on_slurm(jobs):
             queue.require_slurm()
         plan = _plan(jobs, folder, again, keep=True)
         if not plan.wanted:
             return Submission([], plan.skipped)
         code = snapshot(folder.resolve())
-        _require_taken(plan.wanted, folder, code)
+        _require_accepted(plan.wanted, folder, code)
         numbers = {name: state.sent.id for name, state in plan.known.items() if state.live}
         complete = {name for name, state in plan.known.items() if state.word == "complete"}
         complete -= {job.name for job in plan.wanted}
@@ -117,14 +118,14 @@ def submit(jobs: Sequence[Job], folder: Path, again: bool = False) -> Submission
                 try:
                     new = _send(group, folder, code)
                 except ClusterError as error:
-                    count = f"{len(sent)} of {len(plan.wanted)} jobs were sent, the same call sends the others"
+                    count = f"{len(sent)} of {len(plan.wanted)} jobs were sent; send again for the others"
                     raise ClusterError(f"{error}; {count}" if sent else str(error)) from error
                 numbers |= {job.name: job.id for job in new}
                 sent += new
             left = [job for job in left if job not in ready]
     for record in sent:
         if record.executor == "debug":
-            write_sent(record)  # not before: no job may wait for one that has not begun
+            write_sent(record)  # not earlier: no job may wait for one that has not begun
             executors.run_in_foreground(record)
     return Submission(sent, plan.skipped)
 
@@ -136,9 +137,9 @@ def script(job: Job, folder: Path) -> str:
 
 
 def require_sendable(jobs: Sequence[Job], folder: Path, again: bool = False) -> list[tuple[str, str]]:
-    """Do all checks of ``submit`` and send nothing; raise as it does.
+    """Do all checks of ``submit``, with the same errors, but send nothing.
 
-    Where Slurm's commands are missing, what they would answer is not checked: see ``describe_unchecked``.
+    If Slurm's commands are missing, some checks are not possible: see ``describe_unchecked``.
 
     Returns:
         The names of jobs that would be left out, and why.
@@ -148,12 +149,12 @@ def require_sendable(jobs: Sequence[Job], folder: Path, again: bool = False) -> 
         return _plan(jobs, folder, again, keep=False, ask=False).skipped
     plan = _plan(jobs, folder, again, keep=False)
     with tempfile.TemporaryDirectory() as scratch:
-        _require_taken(plan.wanted, Path(scratch), Path(scratch))
+        _require_accepted(plan.wanted, Path(scratch), Path(scratch))
     return plan.skipped
 
 
 def describe_unchecked(jobs: Sequence[Job]) -> str:
-    """Return a line that says what only a cluster can check of the jobs; empty where Slurm's commands are."""
+    """Return a line on the checks that are only possible on a cluster; empty if Slurm's commands are here."""
     command = queue.missing_command() if _on_slurm(jobs) else ""
     return (
         f"not checked, as {command} is not on this machine: partition, account, QoS, constraint, limits of time and "
@@ -167,9 +168,9 @@ def _on_slurm(jobs: Sequence[Job]) -> bool:
     return any(job.asked.executor == "slurm" for job in jobs)
 
 
-def _require_taken(jobs: Sequence[Job], folder: Path, code: Path) -> None:
+def _require_accepted(jobs: Sequence[Job], folder: Path, code: Path) -> None:
     for job in {str(asdict(job.asked)): job for job in reversed(jobs) if job.asked.executor == "slurm"}.values():
-        executors.require_taken(job.asked, job.name, folder, code)
+        executors.require_accepted(job.asked, job.name, folder, code)
 
 
 def _plan(jobs: Sequence[Job], folder: Path, again: bool, keep: bool, ask: bool = True) -> _Plan:
@@ -179,8 +180,8 @@ def _plan(jobs: Sequence[Job], folder: Path, again: bool, keep: bool, ask: bool 
         jobs: jobs of one call.
         folder: folder of the jobs.
         again: also send jobs that are complete.
-        keep: whether files that a job needs are copied now.
-        ask: whether to ask Slurm; else only what this machine knows is checked.
+        keep: whether to copy the files that a job needs.
+        ask: whether to query Slurm; without it, some checks are not possible.
     """
     names: set[str] = set()
     for job in jobs:
@@ -201,10 +202,12 @@ def _plan(jobs: Sequence[Job], folder: Path, again: bool, keep: bool, ask: bool 
         words = freeze_words(job.words, folder, keep)
         known = plan.known.get(job.name)
         same = known is not None and known.sent.identity == (where, words)
-        left = not job.claims or Path(job.claims).exists()  # what a complete job has made is still there
+        left = not job.claims or Path(job.claims).exists()  # the output of a complete job still exists
         if known and known.live:
             if not same:
-                raise ClusterError(f"{job.name}: job {known.sent.id} in {folder} has this name; give another by --name")
+                raise ClusterError(
+                    f"{job.name}: job {known.sent.id} in {folder} has this name; give another with --name"
+                )
             plan.skipped.append((job.name, f"in the queue already, as {known.sent.id}"))
         elif known and same and known.word == "complete" and not again and left:
             plan.skipped.append((job.name, f"complete already, as {known.sent.id}; --again sends it again"))
@@ -215,7 +218,9 @@ def _plan(jobs: Sequence[Job], folder: Path, again: bool, keep: bool, ask: bool 
                 if state.sent.identity == (where, words):
                     raise ClusterError(f"{job.name}: job {state.sent.id} ({state.sent.name}) has the same command")
             if job.claims and is_held(Path(job.claims)):
-                raise ClusterError(f"{job.claims}: a process that is no job works on this run; wait for it or stop it")
+                raise ClusterError(
+                    f"{job.claims}: a process that is not a job works on this run; wait for it or stop it"
+                )
             plan.wanted.append(dataclasses.replace(job, words=words))
         for name in job.after:
             if name not in seen:
@@ -232,7 +237,7 @@ def _plan(jobs: Sequence[Job], folder: Path, again: bool, keep: bool, ask: bool 
     for job in plan.wanted:
         if claims.count(job.claims) > 1:
             raise ClusterError(
-                f"{job.claims}: two jobs of the list would work on this run; name another for one of them"
+                f"{job.claims}: two jobs of the list would work on this run; give one of them another run"
             )
     return plan
 
@@ -241,7 +246,7 @@ def _require_predecessor(job: Job, name: str, known: Mapping[str, JobState], fol
     """Raise ClusterError if a job of an earlier call, or of Slurm's, cannot be waited for."""
     if name not in known and re.fullmatch(r"[1-9][0-9]{0,9}(_[0-9]+)?", name):
         if ask and not queue.queued([name]):
-            raise ClusterError(f"{job.name}: waits for job {name}, which Slurm knows nothing of")
+            raise ClusterError(f"{job.name}: waits for job {name}, which Slurm does not know")
         return
     if name not in known:
         raise ClusterError(f"{job.name}: waits for {name}, but no job before it has that name, and none in {folder}")
@@ -253,8 +258,8 @@ def _require_predecessor(job: Job, name: str, known: Mapping[str, JobState], fol
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Lock a folder of jobs: two who check at the same time would both send."""
+def _lock_jobs(folder: Path) -> Iterator[None]:
+    """Lock a folder of jobs, so that two processes do not send the same job."""
     _require_folder(folder)
     try:
         (folder / LOGS).mkdir(parents=True, exist_ok=True)
@@ -262,14 +267,14 @@ def _locked(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise ClusterError(f"{folder}: cannot write logs there ({error.strerror}); name another --folder") from error
     with lock:
-        with contextlib.suppress(OSError):  # a disk without locks: then it is up to the user
+        with contextlib.suppress(OSError):  # a disk without locks: the user must not submit twice at the same time
             fcntl.lockf(lock, fcntl.LOCK_EX)
         yield
 
 
 def _require_folder(folder: Path) -> None:
     if folder == Path() or not str(folder).isprintable() or set("%\\") & set(str(folder.resolve())):
-        raise ClusterError(f"folder {str(folder)!r}: Slurm cannot keep logs under such a name; name another --folder")
+        raise ClusterError(f"folder {str(folder)!r}: Slurm cannot write logs to such a path; choose another --folder")
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     try:
         with tempfile.TemporaryFile(dir=existing):
@@ -279,7 +284,7 @@ def _require_folder(folder: Path) -> None:
 
 
 def _send(group: _Group, folder: Path, code: Path) -> list[SentJob]:
-    """Send jobs and write their records; of a job in the foreground the record is written when its turn comes."""
+    """Send jobs and write their records; a job in the foreground gets its record when it starts."""
     asked = group.jobs[0].asked
     with executors.clean_environment(asked, code), _delayed_signals(asked.executor):
         runners = [Runner(job.words, asked.patience, asked.grace) for job in group.jobs]
@@ -300,7 +305,7 @@ def _send(group: _Group, folder: Path, code: Path) -> list[SentJob]:
                 numbers = [handle.job_id for handle in handles]
         except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
             reason = executors.complaint(str(error))
-            raise ClusterError(f"{first}: Slurm would not take it ({reason})") from error
+            raise ClusterError(f"{first}: Slurm refuses it ({reason})") from error
         sent = []
         for job, number in zip(group.jobs, map(str, numbers), strict=True):
             record = SentJob(
@@ -324,7 +329,7 @@ def _send(group: _Group, folder: Path, code: Path) -> list[SentJob]:
 
 @contextlib.contextmanager
 def _delayed_signals(executor: str) -> Iterator[None]:
-    """Delay Ctrl-C until the records of what was sent are written: else nobody would know of it."""
+    """Delay Ctrl-C until the records of sent jobs are written: else these jobs would be unknown."""
     if threading.current_thread() is not threading.main_thread() or executor == "debug":
         yield
         return
@@ -345,7 +350,7 @@ def _delayed_signals(executor: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _silent_children() -> Iterator[None]:
-    """Keep this process's output from processes that outlive it: others may wait until the output is closed."""
+    """Close this process's output for its children: they may live longer, and readers wait for its end."""
     copies = [os.dup(number) for number in (1, 2)]
     nothing = os.open(os.devnull, os.O_WRONLY)
     sys.stdout.flush()

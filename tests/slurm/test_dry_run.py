@@ -47,7 +47,7 @@ def test_a_list_of_jobs(submit: Submit) -> None:
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["--folder", "jobs%j", "report", "x"], "Slurm cannot keep logs under such a name"),
+        (["--folder", "jobs%j", "report", "x"], "Slurm cannot write logs to such a path"),
         (["--after", "nobody", "report", "x"], "waits for nobody"),
         (["--memory_gb", "0.0001", "report", "x"], "memory_gb is 0.0001"),
         (["pretrain", "x", "--training.lrr", "1"], "training.lrr"),

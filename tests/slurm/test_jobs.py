@@ -277,7 +277,7 @@ def test_pretended_gpus_are_given_out(capsys: pytest.CaptureFixture[str]) -> Non
     assert ", GPU 0,1, first start" in read_state("two").sent.log.read_text()
     assert ", GPU 0, first start" in read_state("one").sent.log.read_text()
     assert send("--name", "many", "--gpus-per-node", "3", "table", "nothing") == 2
-    assert "many: Slurm will not take it" in capsys.readouterr().err
+    assert "many: Slurm refuses it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -285,23 +285,23 @@ def test_pretended_gpus_are_given_out(capsys: pytest.CaptureFixture[str]) -> Non
     [
         (["--partition", "mian"], "partition: this cluster has none called mian; did you mean main?"),
         (["--partition", "short", "--minutes", "60"], "minutes is 60, more than the 5 that partition short allows"),
-        (["--constraint", "a100"], "Slurm will not take it"),
+        (["--constraint", "a100"], "Slurm refuses it"),
         (["--folder", "/proc/nothing"], "cannot write logs there"),
-        (["--nodes", "9"], "Slurm will not take it"),
+        (["--nodes", "9"], "Slurm refuses it"),
         (["--after", "nobody"], "waits for nobody"),
-        (["--name", "two words"], "take letters"),
+        (["--name", "two words"], "use letters"),
         (["--grace", "100000"], "grace is 100000 seconds"),
         (["--minutes", "0"], "minutes is 0"),
         (["--minutes", "9999999"], "a year"),
         (["--memory_gb", ".inf"], "memory_gb is inf"),
         (["--memory_gb", "0.0001"], "memory_gb is 0.0001"),
-        (["--after", "99999999"], "waits for job 99999999, which Slurm knows nothing of"),
+        (["--after", "99999999"], "waits for job 99999999, which Slurm does not know"),
         (["--after", "१२"], "waits for १२"),
         (["--name", "all"], "jobs cancel all means every job"),
         (["--options", "{wait: true}"], "options: wait is set in another way"),
         (["--options", "{'mail-type\\n#SBATCH --x': y}"], "cannot be an option of sbatch"),
         (["--environment", "{'A B': x}"], "environment: 'A B' cannot be the name of a variable"),
-        (["--folder", "jobs%j"], "Slurm cannot keep logs under such a name"),
+        (["--folder", "jobs%j"], "Slurm cannot write logs to such a path"),
     ],
 )
 def test_what_cannot_be_had_is_said_before_anything_is_sent(
@@ -327,7 +327,7 @@ def test_what_cannot_be_had_is_said_before_anything_is_sent(
         ("- {name: a, command: report x, ask: {minutes: -1}}", "a: ask: minutes is -1"),
         ("- {name: a, command: report x, ask: {minuets: 1}}", "a: ask: no setting is called minuets"),
         ("[]", "holds no list of jobs"),
-        ("{", "no YAML"),
+        ("{", "not valid YAML"),
         ("", "holds no list of jobs"),
     ],
 )
@@ -340,7 +340,7 @@ def test_a_list_that_cannot_be_sent(text: str, said: str, capsys: pytest.Capture
 
 
 def test_a_list_that_is_no_file(capsys: pytest.CaptureFixture[str]) -> None:
-    for name, said in (("/dev/zero", "no file"), ("nothing.yaml", "No such file"), (".", "no file")):
+    for name, said in (("/dev/zero", "not a file"), ("nothing.yaml", "No such file"), (".", "not a file")):
         assert send("--jobs", name) == 2
         assert said in capsys.readouterr().err
 

@@ -70,7 +70,7 @@ def test_what_failed_and_why(capsys: pytest.CaptureFixture[str]) -> None:
     assert ended("table-nothing") == "failed"
     assert "nothing" in read_state("table-nothing").why
     assert send("--name", "broken", "table", "nothing", setup=["false"]) == 0
-    assert ended("broken") == "lost" and "its log may say why" in read_state("broken").why
+    assert ended("broken") == "lost" and "its log may show why" in read_state("broken").why
     entries = [{"name": f"job-{number}", "command": f"table {number}"} for number in range(3)]
     Path("jobs.yaml").write_text(json.dumps(entries))
     assert send("--jobs", "jobs.yaml", at_once=2) == 2
@@ -129,7 +129,7 @@ def test_a_job_in_the_foreground(folder: Path) -> None:
     assert read_state("pretrain-x").word == "complete"
     failed = run("table", "nothing")
     assert failed.returncode == 2
-    assert failed.stderr.splitlines()[-1].startswith("pretint: table-nothing: its command ended with 2")
+    assert failed.stderr.splitlines()[-1].startswith("pretint: table-nothing: its command failed with exit code 2")
     assert read_state("table-nothing").word == "failed" and len(states(JOBS)) == 2
 
 

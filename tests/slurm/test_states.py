@@ -55,9 +55,9 @@ def test_what_the_queue_forgets_is_remembered(tmp_path: Path, answer: Answer) ->
 def test_a_job_that_was_never_seen_again(tmp_path: Path, answer: Answer) -> None:
     sent = job(tmp_path, "1")
     started(sent)
-    assert only(tmp_path).word == "lost" and "its log may say why" in only(tmp_path).why
+    assert only(tmp_path).word == "lost" and "its log may show why" in only(tmp_path).why
     ended(sent, "stopped", why="Slurm: canceled")
-    assert only(tmp_path).why == "left the queue without a word; Slurm: canceled"
+    assert only(tmp_path).why == "left the queue without a message; Slurm: canceled"
 
 
 def test_slurm_knows_better_that_it_is_started_again(tmp_path: Path, answer: Answer) -> None:
