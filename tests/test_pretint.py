@@ -169,7 +169,7 @@ def test_wrong_places(said: Pretint, trained: Path, tmp_path: Path) -> None:
     refused((code, out, refusal), "can be read", "b.jpg")
     refused(said("probe", tmp_path / "nowhere", *JUDGED), "nowhere")
     refused(said("report", tmp_path / "nowhere"), "nowhere")
-    refused(said("colorize", text / "a.txt", empty), "a.txt", "no checkpoint")
+    refused(said("colorize", text / "a.txt", empty), "a.txt", "not a checkpoint")
     refused(said("colorize", trained, empty), str(empty))
 
 
@@ -181,7 +181,7 @@ def test_changed_images(said: Pretint, images: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert said("pretrain", run, *SMALL, "--data.source", images)[0] == 0
     (images / "00.jpg").unlink()
-    refused(said("pretrain", run, *SMALL, "--data.source", images), "12 then, 11 now")
+    refused(said("pretrain", run, *SMALL, "--data.source", images), "12 images then, 11 now")
 
 
 def test_a_damaged_checkpoint(said: Pretint, trained: Path, tmp_path: Path) -> None:

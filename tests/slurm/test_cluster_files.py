@@ -35,7 +35,7 @@ def test_one_task_takes_its_share() -> None:
         ({"gpus_per_node": -1}, "gpus_per_node is -1"),
         ({"executor": "local", "nodes": 2}, "uses only this machine"),
         ({"executor": "debug", "tasks_per_node": 2}, "executor debug"),
-        ({"options": {"--time": 5}}, "options: time is set in another way"),
+        ({"options": {"--time": 5}}, "options: time is not allowed here"),
     ],
 )
 def test_what_makes_no_sense(values: dict[str, object], said: str) -> None:

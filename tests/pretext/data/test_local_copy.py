@@ -195,7 +195,7 @@ def test_folders_that_cannot_be(packed: Path, tmp_path: Path, monkeypatch: pytes
     (tmp_path / "file").write_bytes(b"")
     for name, part in (
         (tmp_path / "file", "cannot write there"),
-        (packed / "local", "is to be copied"),
+        (packed / "local", "the folder to copy"),
         ("~nobody-of-this-name/x", "no such user"),
     ):
         monkeypatch.setenv("PRETINT_LOCAL", str(name))

@@ -248,7 +248,7 @@ def test_sets_with_other_ways(tmp_path: Path) -> None:
         ("torchvision:Kinetics:train:{}", "not one of images with classes"),
         ("torchvision:CIFAR10:val:{}", "CIFAR10 has no part 'val'; use train or test"),
         ("torchvision:STL10:trian:{}", "STL10 has no part 'trian'.*unlabeled"),
-        ("torchvision:CIFAR10:train:{}", r"wants cifar-10-batches-py/.*cifar-10-python\.tar\.gz.*download=True"),
+        ("torchvision:CIFAR10:train:{}", r"needs cifar-10-batches-py/.*cifar-10-python\.tar\.gz.*download=True"),
         ("torchvision:CIFAR10:train:{}/nowhere", "no folder .*/nowhere; it needs cifar-10-batches-py/"),
         ("torchvision:StanfordCars:train:{}", "StanfordCars"),
         ("torchvison:CIFAR10:train:{}", "did you mean torchvision:CIFAR10:train:/"),

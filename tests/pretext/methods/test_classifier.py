@@ -270,7 +270,7 @@ def test_a_run_does_not_go_on_with_other_labels(tmp_path: Path) -> None:
         ({"classes": None}, "classes missing or wrong"),
         ({"classes": [1, 2]}, "classes missing or wrong"),
         ({"classes": "DROP"}, "prior missing or wrong"),
-        ({"settings": {"objective": {"name": "plain"}}}, "not of one run"),
+        ({"settings": {"objective": {"name": "plain"}}}, "do not fit its contents"),
     ],
 )
 def test_a_checkpoint_that_is_not_whole_is_one_line(

@@ -144,9 +144,12 @@ def test_the_class_branch_adds_alpha_times_cross_entropy() -> None:
     ("changed", "said"),
     [
         ({"hints": {"sampled": True}}, "hints.sampled: backbone tiny takes no hints"),
-        ({"objective": {"classes_weight": 0.1}}, "objective.classes_weight: backbone tiny has no vector"),
+        ({"objective": {"classes_weight": 0.1}}, "objective.classes_weight: backbone tiny has no feature vector"),
         ({"objective": {"name": "labels", "classes_weight": 0.1}}, "objective.classes_weight is for networks"),
-        ({"objective": {"name": "labels"}, "hints": {"sampled": True}}, "hints.sampled is for networks"),
+        (
+            {"objective": {"name": "labels"}, "hints": {"sampled": True}},
+            "hints.sampled needs an objective that learns colors",
+        ),
         ({"objective": {"classes_weight": 0.1}, "hints": {"sampled": True}}, "no backbone takes hints and"),
     ],
 )
