@@ -180,7 +180,7 @@ def _plain(estimate: Estimate) -> dict[str, float | None]:
 
 
 def titles(metrics: Sequence[ScoreMetric]) -> list[str]:
-    """Return a line for each column of the table, which says what it is."""
+    """Return a line for each column of the table that describes it."""
     return [f"{metric.title}: {metric.about}" for metric in metrics]
 
 

@@ -43,7 +43,7 @@ class Chart(NamedTuple):
 
     svg: Markup
     left_out: int
-    """Number of variants left out, as too many lines could not be told apart."""
+    """Number of variants left out, because a chart of too many lines is not readable."""
 
 
 def looks(results: StudyResults) -> dict[str, LineStyle]:
@@ -87,7 +87,7 @@ def stages(results: StudyResults, board: EvaluationTable, drawn: Mapping[str, Li
 
 
 def cost(results: StudyResults, board: EvaluationTable, drawn: Mapping[str, LineStyle], anchor: str) -> Chart | None:
-    """Draw the row that is shown against minutes of pretraining; random weights took none."""
+    """Draw the selected row against minutes of pretraining; random weights have 0 minutes."""
     points: list[tuple[float, ChartLine]] = []
     for variant in results.variants:
         line = board_line(board, variant)

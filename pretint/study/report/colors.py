@@ -57,7 +57,7 @@ class ColorScores(NamedTuple):
     scores: Scores | None
     """A line for each variant, and for the baselines; None if there are none."""
     remark: str
-    """Why there are none, or why they are those of an earlier time; empty else."""
+    """The reason why there are none, or why they are from an earlier call; else empty."""
     seeds: dict[str, tuple[int, ...]]
     """By variant, the seeds that its line joins."""
 
@@ -108,8 +108,8 @@ def colors(plan: StudyPlan, shelf: CellStore, folder: Path) -> tuple[ColorScores
         if not finished:
             results.append(ColorScores(name, None, "nothing is finished", {}))
             continue
-        # Compared with the variant that the study's file names; else the one that most are compared with, if it
-        # colors; else the first.
+        # Compare with the variant that the study's file names; else with the one that most variants are compared
+        # with, if it colors; else with the first.
         against = str(plan.evaluations[name].get("against", ""))
         if against not in finished:
             named = Counter(plan.against[variant] for variant in finished if plan.against.get(variant) in finished)
@@ -179,7 +179,7 @@ class Figures(NamedTuple):
     file: Path | None
     about: str
     remark: str
-    """Why there is none, or why it is one of an earlier time; empty else."""
+    """The reason why there is none, or why it is from an earlier call; else empty."""
 
 
 def figures(plan: StudyPlan, shelf: CellStore, folder: Path) -> Figures:
@@ -225,7 +225,7 @@ def figures(plan: StudyPlan, shelf: CellStore, folder: Path) -> Figures:
 
 
 def _read_origin(file: Path) -> str | None:
-    """Return what a sheet was made of; None if there is no sheet."""
+    """Return the description of a sheet's inputs; None if there is no sheet."""
     try:
         with Image.open(file) as sheet:
             return str(sheet.info.get(_MADE_OF, ""))

@@ -19,7 +19,7 @@ from transfer.report.published import STAGES
     [
         (
             550,
-            "+0.4 points [\N{MINUS SIGN}1.4, 2.2]; its interval includes 0, so this evaluation does not show which is better",
+            "+0.4 points [\N{MINUS SIGN}1.4, 2.2]; its interval includes 0, so this evaluation does not show",
         ),
         (
             450,
