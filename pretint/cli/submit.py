@@ -118,8 +118,8 @@ def _dry_run(jobs: "Sequence[Job]", settings: "SubmitSettings", parsed: Mapping[
 
     skipped = dict(require_sendable(jobs, settings.folder, settings.again))
     sent = [job for job in jobs if job.name not in skipped]
-    for asked in dict.fromkeys(str(job.asked) for job in sent):
-        alike = [job for job in sent if str(job.asked) == asked]
+    for requested in dict.fromkeys(str(job.asked) for job in sent):
+        alike = [job for job in sent if str(job.asked) == requested]
         if alike[0].asked.executor == "slurm":
             more = f" and {len(alike) - 1} more that ask for the same" if len(alike) > 1 else ""
             text = script(alike[0], settings.folder).strip().expandtabs()
@@ -136,14 +136,14 @@ def _dry_run(jobs: "Sequence[Job]", settings: "SubmitSettings", parsed: Mapping[
     unknown: dict[str, str] = {}
     for job in sent:
         command = job.words[0]
-        positionals, given = parsed[job.name]
+        positionals, job_settings = parsed[job.name]
         try:
             if command == "pretrain":
-                known.append(pretrain_disk(resolve_source(positionals[0], given)))
+                known.append(pretrain_disk(resolve_source(positionals[0], job_settings)))
             elif command == "finetune":
-                known.append(finetune_disk(job.words[1], positionals[0], given))
+                known.append(finetune_disk(job.words[1], positionals[0], job_settings))
             elif estimate := {"probe": probe_disk, "knn": knn_disk, "svm": svm_disk}.get(command):
-                known.append(estimate(positionals[0], given))  # type: ignore[operator]
+                known.append(estimate(positionals[0], job_settings))  # type: ignore[operator]
             else:
                 unknown[command] = "not known beforehand"
         except UserError as error:  # images that only the nodes see, a run that another job will make
@@ -170,14 +170,14 @@ def _read_item(item: "Item", settings: "SubmitSettings") -> tuple[list[Any], Any
         raise UserError(f"{item.name or name}: this command only prints help; there is nothing to send") from shown
 
 
-def _job(item: "Item", settings: "SubmitSettings", positionals: list[Any], given: Any) -> "Job":
+def _job(item: "Item", settings: "SubmitSettings", positionals: list[Any], job_settings: Any) -> "Job":
     """Return a job to send.
 
     Args:
         item: the job as it was written down.
         settings: settings of submit.
         positionals: positional arguments of its command.
-        given: settings of its command.
+        job_settings: settings of its command.
     """
     from slurm import ClusterSettings, Job
     from slurm.snapshot import freeze_file
@@ -185,18 +185,18 @@ def _job(item: "Item", settings: "SubmitSettings", positionals: list[Any], given
     command, *rest = item.words
     written = {"pretrain": 0, "pack": 1}  # index of the argument that names the folder that only this job writes to
     claims = str(Path(positionals[written[command]]).resolve()) if command in written else ""
-    asked = settings.cluster
+    requested = settings.cluster
     if item.ask:
-        asked = settings_from(ClusterSettings, {**to_plain(asked), **item.ask}, f"{item.name}: ask")
+        requested = settings_from(ClusterSettings, {**to_plain(requested), **item.ask}, f"{item.name}: ask")
     if command not in SHARED:
-        asked = asked.of_one_task
+        requested = requested.of_one_task
     plugins = [Path(name) for name in os.environ.get(VARIABLE, "").split(os.pathsep) if name]
-    if plugins and VARIABLE not in asked.environment:  # copies: editing a plugin later does not change the job
+    if plugins and VARIABLE not in requested.environment:  # copies: editing a plugin later does not change the job
         copies = [str(freeze_file(plugin, settings.folder, not settings.dry_run)) for plugin in plugins]
-        asked = replace(asked, environment={**asked.environment, VARIABLE: os.pathsep.join(copies)})
+        requested = replace(requested, environment={**requested.environment, VARIABLE: os.pathsep.join(copies)})
     name = item.name
     if not name:  # make it from the command and its first argument
         first = next((str(one[0] if isinstance(one, list) else one) for one in positionals if one), "")
         words = [command, rest[0] if command == "finetune" and rest else "", Path(first).name or first]
         name = "-".join(filter(None, (re.sub(r"[^\w.+%@]+", "-", word).strip("-.") for word in words)))[:100]
-    return Job(tuple(item.words), name, asked, item.after, claims)
+    return Job(tuple(item.words), name, requested, item.after, claims)

@@ -116,7 +116,7 @@ def run_here(
     work: list[_Work] = []
     stop = ExitStatus.COMPLETE
     waits = any(standing.word == Status.WAITING for standing in states.values())
-    queued, asked = sent() if waits else (), time.monotonic()
+    queued, queried_at = sent() if waits else (), time.monotonic()
     with catch_signals() as requested:
         try:
             while True:
@@ -134,8 +134,8 @@ def run_here(
                     stop = ending
                     for job in work:
                         job.process.send_signal(signal.SIGTERM)
-                if time.monotonic() - asked > _ASK_EVERY:
-                    queued, asked = sent(), time.monotonic()
+                if time.monotonic() - queried_at > _ASK_EVERY:
+                    queued, queried_at = sent(), time.monotonic()
                 if not stop:
                     _start_cells(unique, shelf, states, work, parallel, queued)
                 for job in work:

@@ -162,7 +162,7 @@ def test_modes_are_compared_when_asked() -> None:
 def test_a_group_is_one_network() -> None:
     with pytest.raises(UserError, match=r"expected one network in one mode, but there are 2: a0 .*; c2"):
         compare([[of(0.5, 0, "a"), of(0.5, 2, "c")], [of(0.6, 1)]])
-    with pytest.raises(UserError, match="without results"):
+    with pytest.raises(UserError, match="a group has no results"):
         compare([[of(0.5)], []])
     with pytest.raises(UserError, match="one network alone"):
         compare([[of(0.5)]])

@@ -300,7 +300,7 @@ def test_features_that_are_damaged_or_of_other_weights_are_not_used(
         one.rename(tmp_path / "one")
         other.rename(one)
         (tmp_path / "one").rename(other)
-    assert "something else" in again()
+    assert "do not match" in again()
     columns = sorted((tmp_path / "cache").glob("*/conv1.f16"))
     for one, other in zip(columns[::2], columns[1::2], strict=True):
         kept = one.read_bytes()
@@ -391,13 +391,13 @@ BAD: dict[str, tuple[str, str]] = {
         "this command has no such protocol",
     ),
     "network": ("probe BAD/nothing --train TRAIN --test TEST", "no such network"),
-    "mode": ("probe RUN --train TRAIN --test TEST --mode both --protocol logistic", "take cached"),
+    "mode": ("probe RUN --train TRAIN --test TEST --mode both --protocol logistic", "use mode cached"),
     "no such mode": ("probe RUN --train TRAIN --test TEST --mode fresh", "fresh"),
     "fraction 0": ("probe RUN --fraction 0", "above 0 and at most 1"),
     "fraction nan": ("probe RUN --fraction nan", "fraction"),
     "no labels to speak of": ("probe RUN --train TRAIN --test TEST --fraction 1e-9", "larger fraction"),
     "classes of one label": ("probe RUN --train TRAIN --test TEST --classes [class1]", "one class each"),
-    "no home": ("probe RUN --train TRAIN --test TEST --cache ~nobody-at-all/x", "name a folder"),
+    "no home": ("probe RUN --train TRAIN --test TEST --cache ~nobody-at-all/x", "name another folder"),
     "workers": ("probe RUN --workers -2", "workers"),
     "cache is a file": ("knn RUN --train TRAIN --test TEST --cache TRAIN/class0/0.png", "another cache folder"),
     "out is a file": (

@@ -452,7 +452,7 @@ def test_what_is_never_answered_by_a_number_is_refused(run: Path, devkit: Path, 
 
 @pytest.mark.parametrize("name", ["rescaled:", "rescaled:rescaled:RUN"])
 def test_one_network_is_rescaled_once(name: str, run: Path, devkit: Path) -> None:
-    with pytest.raises(UserError, match="name one network after rescaled:"):
+    with pytest.raises(UserError, match="name exactly one network after rescaled:"):
         tuned([name.replace("RUN", str(run))], "classify", devkit)
 
 

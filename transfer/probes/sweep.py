@@ -75,14 +75,14 @@ class ProbeSweep:
         for features, targets in feed:
             if self.done in self._rungs:
                 # Keep the better half of the classifiers of every stage.
-                kept: dict[FeatureKey, list[int]] = {}
+                better: dict[FeatureKey, list[int]] = {}
                 for stage in self._stages():
                     ranked = self._ranked(stage)
                     for _, cell, head in ranked[: (len(ranked) + 1) // 2]:
-                        kept.setdefault(cell, []).append(head)
-                self.heads = {cell: heads for cell, heads in self.heads.items() if cell in kept}
+                        better.setdefault(cell, []).append(head)
+                self.heads = {cell: heads for cell, heads in self.heads.items() if cell in better}
                 for cell, heads in self.heads.items():
-                    heads.keep(sorted(kept[cell]))
+                    heads.keep(sorted(better[cell]))
             factor = rate_factor(self.protocol, self.done, self.steps)
             for cell, heads in self.heads.items():
                 heads.step(features[cell], targets, factor)
@@ -108,10 +108,10 @@ class ProbeSweep:
     def load(self, state: dict[str, Any]) -> None:
         """Restore a ``state``."""
         self.done = state["done"]
-        kept = {FeatureKey(stage, pooling): inner for stage, pooling, inner in state["heads"]}
-        self.heads = {cell: heads for cell, heads in self.heads.items() if cell in kept}
+        states = {FeatureKey(stage, pooling): inner for stage, pooling, inner in state["heads"]}
+        self.heads = {cell: heads for cell, heads in self.heads.items() if cell in states}
         for cell, heads in self.heads.items():
-            heads.load(kept[cell])
+            heads.load(states[cell])
 
     def _stages(self) -> list[str]:
         return list(dict.fromkeys(cell.stage for cell in self.heads))

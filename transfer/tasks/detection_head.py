@@ -205,7 +205,7 @@ class Detector(nn.Module):
             raise UserError("the network's features are not finite; train it again with a lower training.lr")
         boxes, _ = self._propose(rgb, maps, shown, proposals or [None] * len(shown), None)
         detections, _ = self.head["boxes"]({name: maps[name] for name in self.names}, boxes, shown)
-        return [PredictedBoxes(found["boxes"], found["scores"], found["labels"] - 1) for found in detections]
+        return [PredictedBoxes(result["boxes"], result["scores"], result["labels"] - 1) for result in detections]
 
     def _maps(self, rgb: Tensor, sizes: Sequence[tuple[int, int]]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the images, padded only to the largest of them, and the maps that the box head reads."""
@@ -228,7 +228,7 @@ class Detector(nn.Module):
         if self.form == "faster":
             boxes, losses = self.head["rpn"](ImageList(rgb, sizes), maps, truth)
             return boxes, losses
-        boxes = [given for given in proposals if given is not None]
+        boxes = [proposed for proposed in proposals if proposed is not None]
         if not len(boxes) == len(proposals) == len(sizes):
             raise UserError("head.form is fast: it needs proposals; set proposals to a file, or to windows")
         for at, (height, width) in enumerate(sizes):

@@ -178,7 +178,7 @@ class Guard:
             more = message.get("more_body", False)
             seen += len(message.get("body", b""))
             if seen > limit:
-                raise HTTPException(413, too_large)  # Starlette answers with it, whoever was reading
+                raise HTTPException(413, too_large)  # Starlette responds with it, in any handler
             return message
 
         await self.app(scope, receive_bounded, send)

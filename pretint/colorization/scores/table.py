@@ -136,7 +136,7 @@ class Scores:
         return csv_text([*names, "difference_high", "about", "checkpoint", *facts], rows)
 
     def json(self) -> bytes:
-        """Return the content of the JSON file; null stands for an infinite value or a missing interval."""
+        """Return the content of the JSON file; null means an infinite value or a missing interval."""
         content = {
             "format": FORMAT,
             **self.facts,

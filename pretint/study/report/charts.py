@@ -78,12 +78,12 @@ def stages(results: StudyResults, board: EvaluationTable, drawn: Mapping[str, Li
         ringed = places.index(shown.stage) if len(places) > 1 else None
         lines.append(ChartLine(shorten(variant, _LETTERS), scores, *drawn[variant], ringed))
     measure = METRIC_TITLES[board.first.metric]
-    kept, left_out = lines[:MOST], max(0, len(lines) - MOST)
+    shown_lines, left_out = lines[:MOST], max(0, len(lines) - MOST)
     if len(places) == 1:
-        return Chart(Markup(dots_chart(anchor, measure, places, kept)), left_out)
+        return Chart(Markup(dots_chart(anchor, measure, places, shown_lines)), left_out)
     table = published_of(board)
     behind = table.rows if table and tuple(places) == STAGES else ()
-    return Chart(Markup(stages_chart(anchor, measure, places, kept, behind)), left_out)
+    return Chart(Markup(stages_chart(anchor, measure, places, shown_lines, behind)), left_out)
 
 
 def cost(results: StudyResults, board: EvaluationTable, drawn: Mapping[str, LineStyle], anchor: str) -> Chart | None:

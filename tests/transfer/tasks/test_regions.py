@@ -271,7 +271,7 @@ def test_mistakes(changed: dict[str, Any], said: str, alexnet: Network) -> None:
 
 
 def test_what_is_no_chain(resnet: Network) -> None:
-    with pytest.raises(UserError, match="box_after is pool5: that is of box stage"):
+    with pytest.raises(UserError, match=r"box_after is pool5: it needs head\.box stage"):
         DetectHeadSettings(box_after="pool5")
     first = resnet.stages[0]
     network = Jumps((first._replace(name="first", stride=1), first._replace(name="last", stride=1)))
