@@ -133,8 +133,8 @@ def open_photograph(
             pixels = image.width * image.height
             if pixels > megapixels * 1e6:
                 raise UserError(
-                    f"has {pixels / 1e6:,.0f} megapixels, more than the limit of {megapixels:,.0f}; if you trust "
-                    "the file, raise --megapixels"
+                    f"has {pixels / 1e6:,.0f} megapixels; the limit is {megapixels:,.0f}; if you trust the file, "
+                    "raise --megapixels"
                 )
             needed, free = pixels * max(_BYTES_A_PIXEL.values()), available_memory(torch.device("cpu"))
             if needed > free:
