@@ -1,6 +1,6 @@
 """Pretint from Python: ``import pretint``, then ``pretint.pretrain(run, settings)``; one function for each command.
 
-``__init__.pyi`` lists its names, which are imported when they are asked for: torch and timm take seconds. The
+``__init__.pyi`` lists its names. They are imported at first use, because torch and timm take seconds to import. The
 building blocks are in ``pretext``, ``transfer``, ``slurm``, ``pretint.colorization`` and ``pretint.study``.
 """
 

@@ -1,4 +1,4 @@
-"""python -m pretint: as the command of that name."""
+"""The command ``python -m pretint``, which does the same as ``pretint``."""
 
 import sys
 

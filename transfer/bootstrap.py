@@ -1,7 +1,7 @@
 """95% intervals by the bootstrap over test images, and tests of paired answers.
 
-The resamples depend only on the number of images: so those of two networks are paired, and those of several seeds are
-drawn jointly.
+The resamples depend only on the number of images. So the resamples of two networks are paired, and those of several
+seeds are the same.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ Floats = NDArray[np.float64]
 
 RESAMPLES = 10_000
 SLOW_RESAMPLES = 1_000
-"""Of mAP, AP, mIoU and color scores, where one resample takes long."""
+"""The number of resamples for mAP, AP, mIoU and color scores, which take long."""
 FLIPS = 99_999
 SWAPS = 999
 ABOUT: dict[str, str] = {
@@ -36,10 +36,10 @@ METRIC_TITLES: dict[str, str] = {
     "AP": "mean average precision of boxes",
     "mIoU": "mean intersection over union",
 }
-"""Each metric in words."""
+"""The name of each metric in text."""
 
 _TAIL = 0.025
-_CELLS = 2**19  # numbers that are drawn at once: they fit a cache
+_CELLS = 2**19  # numbers that are drawn at once, so that they fit a cache
 
 
 class Estimate(NamedTuple):
@@ -58,11 +58,11 @@ def estimate_mean(values: ArrayLike, lowest: float = 0.0, highest: float = 1.0) 
         lowest: the lowest possible value.
         highest: the highest possible value.
 
-    To draw N images with replacement is to draw from a multinomial how often each of the values occurs. If all values
-    are equal, that interval has no width; then it is Clopper and Pearson's bound on the share of images with other
-    values, none of which occurred (Biometrika 1934): for a share of 1 or 0, their interval.
+    Drawing N images with replacement is the same as drawing the counts of the values from a multinomial. If all values
+    are equal, such an interval has no width. Then the result is Clopper and Pearson's bound (Biometrika 1934) on the
+    share of images with other values, none of which occurred; for a share of 1 or 0 this is their interval.
     """
-    # Means over seeds that differ in their last bits only are one value.
+    # Means over seeds that differ only in their last bits count as one value.
     distinct, counts = np.unique(np.round(np.asarray(values, dtype=np.float64), 12), return_counts=True)
     count = int(counts.sum())
     assert count, "no images"
@@ -87,7 +87,7 @@ def difference(correct: ArrayLike, other: ArrayLike) -> Estimate:
 
 
 def percentiles(value: float, draws: Floats) -> Estimate:
-    """Return a value with the two percentiles between which 95% of its resamples lie."""
+    """Return a value with the two percentiles that enclose 95% of its resamples."""
     low, high = np.nanquantile(draws, (_TAIL, 1 - _TAIL))
     return Estimate(value, float(low), float(high))
 
@@ -132,7 +132,8 @@ def mean_over_classes(each: Floats) -> Floats:
 def mcnemar(correct: ArrayLike, other: ArrayLike) -> float:
     """Return the exact two-sided p of McNemar's test: whether two networks err equally often on the same images.
 
-    On images on which only one is right, either is right with probability one half: a sign test.
+    It is a sign test on the images on which only one network is right: under the hypothesis, either one is right with
+    probability one half.
     """
     first, second = np.asarray(correct, dtype=bool), np.asarray(other, dtype=bool)
     only, only_other = int((first & ~second).sum()), int((second & ~first).sum())

@@ -1,4 +1,4 @@
-"""Columns of a table: the results of one network in one mode, with its seeds joined."""
+"""Columns of a table: the results of one network in one mode, at one or more seeds."""
 
 import re
 from collections.abc import Sequence
@@ -45,7 +45,7 @@ class Difference(NamedTuple):
     test: str
     """Name of the test that gave p."""
     over_seeds: Estimate | None
-    """Welch's interval, which holds for other seeds too; None if a side has fewer than two seeds."""
+    """Welch's interval, which is valid for other seeds, too; None if a side has fewer than two seeds."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +57,7 @@ class Column:
 
     @property
     def first(self) -> Result:
-        """The first result; what all of them have in common is read from it."""
+        """The first result; the facts that all results share are read from it."""
         return self.results[0]
 
     @cached_property
@@ -110,7 +110,7 @@ class Column:
 
     @cached_property
     def best(self) -> str | None:
-        """The row that did best on the held-out images, on average over seeds; None if they choose nothing."""
+        """The row that did best on the held-out images, on average over seeds; None if these choose nothing."""
         if any(result.best is None for result in self.results):
             return None
         rows = {name: [row.holdout for row in self.rows(name)] for name in self.names}
@@ -119,17 +119,17 @@ class Column:
 
     @property
     def seeds(self) -> str:
-        """The joined seeds, in words."""
+        """The seeds, as text."""
         networks = sorted({result.network.seed for result in self.results})
         evaluation_seeds = sorted({result.seed for result in self.results})
         words = [f"{_seeds(networks)} of the network" if len(evaluation_seeds) > 1 else _seeds(networks)]
-        if len(evaluation_seeds) > 1:  # the spread is then not, or not only, that of training
+        if len(evaluation_seeds) > 1:  # then the spread is not only the spread of training
             words.append(f"{_seeds(evaluation_seeds)} of the evaluation")
         return ", ".join(words)
 
 
 def evaluations(results: Sequence[Result]) -> list[list[Result]]:
-    """Group results by what may stand in one table; each group keeps the order given."""
+    """Group results that may share one table; each group keeps the order of ``results``."""
     groups: dict[str, list[Result]] = {}
     for result in results:
         groups.setdefault(repr(comparison_facts(result)), []).append(result)
@@ -139,9 +139,9 @@ def evaluations(results: Sequence[Result]) -> list[list[Result]]:
 def columns(results: Sequence[Result]) -> list[Column]:
     """Return comparable results as columns, one for each network and mode, in the order of their first results.
 
-    A network that was evaluated twice with the same seed (a random reference of two runs; once some stages only)
-    counts once, with the more rows. One that was fine-tuned several times, each time from another stage on, has the
-    rows of all; those of which the least was trained come first.
+    If a network was evaluated twice with the same seed (a random reference of two runs, or once with some stages only),
+    only the result with more rows counts. If a network was fine-tuned several times, each time from another stage on,
+    it has the rows of all; rows with the fewest trained weights come first.
 
     Raises:
         UserError: seeds of one network have different rows.
@@ -178,7 +178,7 @@ def columns(results: Sequence[Result]) -> list[Column]:
             if [row.name for row in other.rows] != [row.name for row in first.rows]:
                 raise UserError(
                     f"{other.file or other.network.name} has other rows than {first.file or first.network.name}, "
-                    "but they are seeds of one network; evaluate both again"
+                    "but both are seeds of one network; evaluate both again with the same settings"
                 )
     return [Column(label, group) for label, group in zip(_labels(groups), groups, strict=True)]
 
@@ -204,7 +204,7 @@ def test_difference(first: Column, second: Column, name: str, other: str) -> Dif
 
 
 def row_names(table: Sequence[Column]) -> list[str]:
-    """Return the names of all rows, in order; for fine-tuning, those of which the least was trained come first.
+    """Return the names of all rows, in order; for fine-tuning, those with the fewest trained weights come first.
 
     Args:
         table: its columns.
@@ -223,10 +223,10 @@ def _seeds(numbers: Sequence[int]) -> str:
 
 
 def _labels(groups: Sequence[Sequence[Result]]) -> list[str]:
-    """Return a name for each group of seeds; equal names are told apart by whatever differs.
+    """Return a name for each group of seeds; equal names get a suffix with a property that differs.
 
-    The name is what the names of all seeds begin with, without "seed" and what joins it; else the first name.
-    The two modes of one network have the same name: the mode is shown elsewhere.
+    The name is the common prefix of the names of all seeds, without "seed" and its separator; else the first name.
+    The two modes of one network have the same name, because the mode is shown elsewhere.
     """
     labels = []
     for group in groups:

@@ -28,7 +28,8 @@ class CompareSettings:
         protocol: its name; needed only if all networks were evaluated by several.
         test: the test data, as they were named in the evaluation; needed only if there are several.
         fraction: share of the labels that were used; 0 if there is only one.
-        mode: cached, augmented, or any, which also compares across the two; by default augmented if all have it.
+        mode: cached, augmented, or any, which also compares cached with augmented; by default augmented if all networks
+            have it.
     """
 
     protocol: str = ""
@@ -38,7 +39,7 @@ class CompareSettings:
 
 
 class ComparisonRow(NamedTuple):
-    """A row of the first network against one of the other."""
+    """A row of the first network, compared with a row of the other."""
 
     name: str
     other: str
@@ -53,18 +54,18 @@ class ComparisonRow(NamedTuple):
 
 
 class NetworkPair(NamedTuple):
-    """The first network against another."""
+    """The first network, compared with another."""
 
     first: Column
     second: Column
     lines: tuple[ComparisonRow, ...]
-    """The rows that both have; and last, if it is none of these, best row against best row."""
+    """The rows that both have. Last comes best row against best row, unless that is one of these."""
     left_out: tuple[str, ...]
     """Rows that only one of them has."""
 
 
 class Comparison(NamedTuple):
-    """Networks against the first of them."""
+    """Several networks, each compared with the first."""
 
     pairs: tuple[NetworkPair, ...]
 
@@ -82,19 +83,19 @@ def compare(groups: Sequence[Sequence[Result]], across_modes: bool = False) -> C
         across_modes: allow to compare cached with augmented.
 
     Raises:
-        UserError: a group is empty, or not one network in one mode; the groups differ in data, test
+        UserError: a group is empty, or has more than one network or mode; the groups differ in data, test
             images, protocol, metric or mode; no row is comparable.
     """
     if len(groups) < 2:
         raise UserError("one network alone cannot be compared; name two or more")
     require_comparable([result for group in groups for result in group])
     first, *others = [_column(group) for group in groups]
-    drafts = []  # of each other network: its column, and the rows to compare, of the first and of it
+    drafts = []  # for each other network: its column, and the pairs of rows to compare (the first network's, its own)
     for other in others:
         if not across_modes and other.first.mode != first.first.mode:
             raise UserError(
                 f"{_file_or_name(other.first)} is {other.first.mode}, {_file_or_name(first.first)} is "
-                f"{first.first.mode}; choose one mode, or ask for any"
+                f"{first.first.mode}; choose one mode, or set mode to any"
             )
     for other in others:
         rows = [(name, name) for name in first.names if name in other.names]
@@ -103,7 +104,7 @@ def compare(groups: Sequence[Sequence[Result]], across_modes: bool = False) -> C
         if not rows:
             raise UserError(
                 f"{_file_or_name(first.first)} and {_file_or_name(other.first)} have no row in common, and no best "
-                "row; evaluate both by a protocol that holds images out"
+                "row; evaluate both with a protocol that holds out images"
             )
         drafts.append((other, rows))
     gaps: list[list[Difference]] = []
@@ -152,7 +153,7 @@ def compare_paths(words: Sequence[str], settings: CompareSettings | None = None)
         UserError: as ``compare``; there are no results, or the network or the evaluation is not clear.
     """
     settings = settings or CompareSettings()
-    groups = [_results_of(word, settings) for word in words]
+    groups = [_read_results(word, settings) for word in words]
     if len(groups) < 2:
         raise UserError("one network alone cannot be compared; name two or more")
     common = set.intersection(*({repr(comparison_facts(result)) for result in group} for group in groups))
@@ -160,7 +161,8 @@ def compare_paths(words: Sequence[str], settings: CompareSettings | None = None)
         several = [result for result in groups[0] if repr(comparison_facts(result)) in common]
         kinds = dict.fromkeys(f"{r.protocol} on {r.test} with {r.fraction:.0%} of the labels" for r in several)
         raise UserError(
-            f"{len(common)} evaluations are there: {'; '.join(kinds)}; choose by protocol, test or fraction"
+            f"the networks share {len(common)} evaluations: {'; '.join(kinds)}; choose one with protocol, test or "
+            "fraction"
         )
     if common:
         groups = [[result for result in group if repr(comparison_facts(result)) in common] for group in groups]
@@ -172,7 +174,7 @@ def compare_paths(words: Sequence[str], settings: CompareSettings | None = None)
 
 
 def comparison_lines(comparison: Comparison) -> list[str | Table]:
-    """Return a table for each pair, and what its numbers depend on, as lines for the terminal."""
+    """Return lines for the terminal: a table for each pair, and the facts that its numbers depend on."""
     first = comparison.pairs[0].first.first
     letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
     lines: list[str | Table] = [
@@ -213,16 +215,17 @@ def _column(group: Sequence[Result]) -> Column:
     """Return the one column of a group, or raise a UserError."""
     candidates = columns(group)
     if not candidates:
-        raise UserError("a group without results; name two or more networks")
+        raise UserError("a group has no results; name two or more networks")
     if len(candidates) > 1:
         names = "; ".join(_describe(column) for column in candidates)
         raise UserError(
-            f"not one network in one mode but {len(candidates)}: {names}; name result files, or a kind: random:RUN"
+            f"expected one network in one mode, but there are {len(candidates)}: {names}; name result files, or a kind "
+            "such as random:RUN"
         )
     return candidates[0]
 
 
-def _results_of(word: str, settings: CompareSettings) -> list[Result]:
+def _read_results(word: str, settings: CompareSettings) -> list[Result]:
     """Return the results of the network that a word of the command line names."""
     rescaled = word.startswith(PREFIX) and not Path(word).exists()
     named = word.removeprefix(PREFIX) if rescaled else word
@@ -249,7 +252,7 @@ def _results_of(word: str, settings: CompareSettings) -> list[Result]:
     alike = [result for result in results if result.network.rescaled == rescaled]
     results = alike if alike or rescaled else results
     if not results:
-        raise UserError(f"{word}: no result of a {kind or 'rescaled'} network there")
+        raise UserError(f"{word}: there is no result of a {kind or 'rescaled'} network; name another path")
     for name in ("protocol", "test", "fraction", "mode"):
         value = getattr(settings, name)
         if value and value != "any":

@@ -64,7 +64,7 @@ def svm_disk(networks: Sequence[str], settings: SvmSettings) -> DiskUsage:
 def finetune_disk(name: str, networks: Sequence[str], settings: FinetuneSettings) -> DiskUsage:
     """Return what ``finetune`` will write: a run for every network.
 
-    Sizes of checkpoints are exact up to some bytes. A run that was begun counts as if it were new.
+    Sizes of checkpoints are exact up to some bytes. An unfinished run counts as a new one.
 
     Args:
         name: of the task, one of ``TASKS``.
@@ -83,9 +83,9 @@ def finetune_disk(name: str, networks: Sequence[str], settings: FinetuneSettings
     notes: list[str] = []
     passing = 0
     for start in starts(networks, settings):
-        run, title = FinetuneJob(start, task, settings, place), start.judged.name
+        run, title = FinetuneJob(start, task, settings, place), start.model_info.name
         run.check()
-        if run.kept() is not None:
+        if run.load_finished() is not None:
             notes.append(f"{title} is done: it writes nothing.")
             continue
         metadata = {
@@ -94,7 +94,7 @@ def finetune_disk(name: str, networks: Sequence[str], settings: FinetuneSettings
             "data": {"digest": task.train_digest},
             "versions": versions(),
         }
-        network = run.built(place, fresh=False)
+        network = run.build_network(place, fresh=False)
         first, later = (checkpoint_size(network, training, metadata, begun) for begun in (False, True))
         checkpoints, more = checkpoint_parts(first, later, count_checkpoints(training, machine))
         # Runs are trained one after the other, so only one at a time has one more checkpoint.
@@ -106,7 +106,7 @@ def finetune_disk(name: str, networks: Sequence[str], settings: FinetuneSettings
         parts.append((f"{title}: journal and settings", line + written))
         parts.append((f"{title}: TensorBoard, samples once more", event + shown))
     if parts:
-        parts.append(("for moments one more checkpoint", passing))
+        parts.append(("for a short time one more checkpoint", passing))
         notes.append(_RESULTS)
     return DiskUsage(sum(count for _, count in parts) - passing, passing, tuple(parts), tuple(notes))
 
@@ -125,12 +125,12 @@ def _evaluation_disk(
     notes: list[str] = []
     for network in open_networks(specs, settings.seed, settings.reference):
         evaluations = [(Evaluation(network, targets, settings, protocol, mode, place), mode) for mode in modes]
-        undone = [(evaluation, mode) for evaluation, mode in evaluations if evaluation.kept() is None]
+        undone = [(evaluation, mode) for evaluation, mode in evaluations if evaluation.load_finished() is None]
         lacking += undone
         if not undone:
             notes.append(f"{network.name} is evaluated: it writes nothing.")
     folder, classes = cache_folder(settings.cache), len(targets.classes)
-    features: dict[str, int] = {}  # by name of the entry, which networks with the same weights share
+    features: dict[str, int] = {}  # by entry name; networks with the same weights share an entry
     passing = 0
     for view in dict.fromkeys(evaluation.view for evaluation, _ in lacking):
         alike = [(evaluation, mode) for evaluation, mode in lacking if evaluation.view == view]
@@ -156,17 +156,17 @@ def _evaluation_disk(
     if passing:
         notes.append("Temporary files are written by classifiers that take longer than 20 s.")
     if lacking and isinstance(protocol, SvmProtocol):
-        notes.append("Left out: the partial file of SVMs, which is beside the result until that is complete.")
+        notes.append("Left out: the partial file of SVMs, which exists until the result is complete.")
     if lacking:
         notes.append(_RESULTS)
     lasting = sum(features.values())
     parts = [("features that are not in the cache yet", lasting)]
-    parts += [("for moments half-trained classifiers", passing)] if passing else []
+    parts += [("for a short time half-trained classifiers", passing)] if passing else []
     return DiskUsage(lasting, passing, tuple(parts), tuple(notes))
 
 
 def _partial_size(protocol: Protocol, mode: Mode, dims: Mapping[str, Set[int]], classes: int) -> int:
-    """Return the largest size in bytes of one network's partial file; twice that while it is replaced.
+    """Return twice the largest size in bytes of a network's partial file: while it is replaced, two versions exist.
 
     Args:
         protocol: of the classifiers.

@@ -1,7 +1,7 @@
 """A frozen evaluation of any protocol: networks and images in, a result file for every network out.
 
-The classifier of the features is a function that the caller gives. The rest is here: opening, extraction, the split,
-results that exist already, what a kill leaves, the cost.
+The caller passes the classifier of the features as a function. This module does the rest: it opens the networks,
+extracts features, splits the images, reuses finished results, saves unfinished work and records the cost.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ from transfer.splits import Split, split
 from transfer.targets import Targets, every_image, open_targets
 
 SAVED_EVERY = 20.0
-"""Seconds of work that a kill may cost, about."""
+"""About how many seconds of work are lost if the process is killed."""
 _POLL_SECONDS = 0.2  # between two checks whether another process has made a result
 _SAVED = "features and finished results are kept"
 
@@ -52,17 +52,17 @@ class EvaluationSettings:
         classes: of images with several labels, such as VOC's: the classes to evaluate, if not all.
         fraction: share of the training images' labels that is used, of every class alike: 0.01, 0.1, ...
         size: side, in pixels, at which the networks see an image; 0 takes the size at which things look
-            as large as in training (networks that are no run's: their own).
-        seed: of splits and orders, and of random weights that are no run's.
+            as large as in training (networks that do not come from a run: their default size).
+        seed: the seed of splits, of the order of images, and of random networks that do not come from a run.
         stages: names of the stages to evaluate, if not all.
-        reference: evaluate beside every run the same network at random weights.
+        reference: also evaluate the same network at random weights, for every run.
         device: auto (the GPU if there is one), cpu, cuda, ...
-        precision: the network's, as in pretraining: auto, bf16, fp32.
+        precision: the precision of the network, as in pretraining: auto, bf16, fp32.
         workers: processes that decode images; -1 takes 1 beside a CPU and up to 12 beside a GPU.
         cache: folder of cached features, for all evaluations; empty: $PRETINT_CACHE, or
             ~/.cache/pretint/features.
-        storage: of cached features: float16, or float32 at twice the size.
-        out: folder of the results; empty: a run's go into its own folder, those of other networks into results.
+        storage: the type of cached features: float16, or float32 at twice the size.
+        out: folder of the results; empty: results of a run go into the folder of the run, others into results.
     """
 
     train: str = ""
@@ -84,7 +84,7 @@ class EvaluationSettings:
         if not 0 <= self.size <= 4096 or not -1 <= self.workers <= 256 or not 0 <= self.seed < 2**63:
             raise UserError("size must lie in [0, 4096], workers in [-1, 256], and seed must lie in [0, 2^63)")
         if not 0 < self.fraction <= 1:
-            raise UserError(f"fraction is {self.fraction}: a share of the labels lies in (0, 1]")
+            raise UserError(f"fraction is {self.fraction}: give a share of the labels, above 0 and at most 1")
 
 
 class Partial:
@@ -92,14 +92,14 @@ class Partial:
 
     Args:
         file: its path.
-        identity: of the evaluation; the state of another evaluation is not used.
-        asked: returns whether a signal asked to stop, see ``catch_signals``.
+        identity: the identity of the evaluation; the state of another evaluation is not used.
+        stop_status: returns whether a signal requested a stop, see ``catch_signals``.
     """
 
     def __init__(
-        self, file: Path, identity: str, asked: Callable[[], ExitStatus] = lambda: ExitStatus.COMPLETE
+        self, file: Path, identity: str, stop_status: Callable[[], ExitStatus] = lambda: ExitStatus.COMPLETE
     ) -> None:
-        self.file, self.identity, self._asked = file, identity, asked
+        self.file, self.identity, self._stop_status = file, identity, stop_status
         self._began = self._saved = time.monotonic()
         self._before, self._period = 0.0, SAVED_EVERY
 
@@ -123,9 +123,9 @@ class Partial:
         """Save the result of ``state`` (tensors and plain values, nested), unless the last save was a moment ago.
 
         Raises:
-            KeyboardInterrupt, SystemExit: a signal asked to stop; the state is saved.
+            KeyboardInterrupt, SystemExit: a signal requested a stop; the state is saved.
         """
-        began, ending = time.monotonic(), self._asked()
+        began, ending = time.monotonic(), self._stop_status()
         if ending or began - self._saved > self._period:
             save_checkpoint(self.file, {**state(), "identity": self.identity, "seconds": self.seconds})
             self._saved = time.monotonic()
@@ -134,13 +134,13 @@ class Partial:
         if ending:
             exit_with(ending, "the classifiers that are being trained are kept")
 
-    def heed(self) -> None:
-        """Stop if a signal asked to, where there is nothing to save between two results.
+    def raise_if_stopped(self) -> None:
+        """Stop if a signal requested it, without saving; for evaluations that have nothing to save between two results.
 
         Raises:
-            KeyboardInterrupt, SystemExit: a signal asked to stop.
+            KeyboardInterrupt, SystemExit: a signal requested a stop.
         """
-        if ending := self._asked():
+        if ending := self._stop_status():
             exit_with(ending, _SAVED)
 
 
@@ -165,18 +165,20 @@ class EvaluationTask(NamedTuple):
         return np.flatnonzero(self.test.good)
 
     def predictions(self, stage: str, scores: NDArray[np.floating]) -> NDArray[Any]:
-        """Return what ``outcome`` needs of the scores (B, classes) of some test images.
+        """Reduce the scores (B, classes) of some test images to the predictions that ``outcome`` needs.
 
-        With one class an image that is the top class of each, (B,), so that the scores of all test images are never
-        held at once: with thousands of classes they are larger than the features. With several it is all scores.
+        If each image has one class, return the top class of each, (B,). Then memory never holds the scores of all
+        test images, which are larger than the features if there are thousands of classes. If images have several
+        classes, return all scores.
 
         Raises:
-            UserError: scores are not finite.
+            UserError: a score is not finite.
         """
         if not np.isfinite(scores).all():
             raise UserError(
-                f"{self.network.name}, stage {stage}: its classifier has diverged, at a learning rate too high for "
-                "these features; take protocol modern, which tries several, or leave the stage out by --stages"
+                f"{self.network.name}, stage {stage}: its classifier has diverged, because the learning rate is too "
+                "high for these features; use protocol modern, which tries several rates, or leave the stage out with "
+                "--stages"
             )
         return scores.astype(np.float32, copy=False) if self.targets.multilabel else scores.argmax(1)
 
@@ -211,13 +213,15 @@ def evaluate(
 
     Raises:
         UserError: see the message.
-        KeyboardInterrupt, SystemExit: a signal asked to stop; everything computed is kept.
+        KeyboardInterrupt, SystemExit: a signal requested a stop; everything computed is kept.
     """
     place = choose_compute(settings.device, settings.precision, settings.workers)
     targets = open_targets(settings.train, settings.test, settings.classes)
     opened = open_networks(specs, settings.seed, settings.reference)
     evaluations = [Evaluation(network, targets, settings, protocol, mode, place) for network in opened]
-    results = {number: result for number, evaluation in enumerate(evaluations) if (result := evaluation.kept())}
+    results = {
+        number: result for number, evaluation in enumerate(evaluations) if (result := evaluation.load_finished())
+    }
     copies: dict[str, int] = {}
     cache = CacheSettings(cache_folder(settings.cache), settings.storage)
     for view in dict.fromkeys(evaluation.view for evaluation in evaluations):  # images of one view are decoded once
@@ -232,16 +236,16 @@ def evaluate(
             extract(networks, source, view, protocol.poolings, place, cache, (targets.train, view), f"features: {part}")
             for part, source in (("train", targets.train), ("test", targets.test))
         )
-        with catch_signals() as asked:
+        with catch_signals() as stop_status:
             for number, train_features, test_features in zip(missing, train, test, strict=True):
-                if ending := asked():
+                if ending := stop_status():
                     exit_with(ending, _SAVED)
                 evaluation = evaluations[number]
-                with evaluation.alone(asked) as finished:
+                with evaluation.lock(stop_status) as finished:
                     results[number] = finished or evaluation.make_result(
-                        train_features, test_features, make_rows, asked, copies
+                        train_features, test_features, make_rows, stop_status, copies
                     )
-            if (ending := asked()) and len(results) < len(evaluations):
+            if (ending := stop_status()) and len(results) < len(evaluations):
                 exit_with(ending, _SAVED)
     return [results[number] for number in range(len(evaluations))]
 
@@ -271,9 +275,10 @@ class Evaluation:
         words += [f"{100 * settings.fraction:g}%"] if settings.fraction < 1 else []
         words += ["+".join(self.stages)] if settings.stages else []
         name = ".".join(re.sub(r"[^\w.+%@-]+", "-", word).strip("-.")[-50:] for word in words)
-        # Without a hash, other training images or a long name cut to the same end would overwrite a result.
-        told_apart = json.dumps([targets.train_digest, targets.test_digest, self.stages])
-        self.file = folder / f"{name}.{hashlib.sha256(told_apart.encode()).hexdigest()[:6]}.json"
+        # Without a hash, an evaluation with other training images, or with a name shortened to the same text, would
+        # overwrite a result.
+        identity = json.dumps([targets.train_digest, targets.test_digest, self.stages])
+        self.file = folder / f"{name}.{hashlib.sha256(identity.encode()).hexdigest()[:6]}.json"
         self.facts: dict[str, Any] = {
             "protocol": protocol.name,
             "settings": json.loads(json.dumps(protocol.settings)),
@@ -290,10 +295,10 @@ class Evaluation:
             "code": code_digest(),
         }
 
-    def kept(self) -> Result | None:
+    def load_finished(self) -> Result | None:
         """Return the finished result of the same network, data and code, if there is one.
 
-        It does not count once an image that could not be read then can be read.
+        A result is not used if an image that could not be read at that time can be read now.
         """
         result = load_matching_result(self.file, self._model, {**self.facts, "versions": versions()})
         if result is None:
@@ -305,48 +310,48 @@ class Evaluation:
         return result if lost == len(result.skipped) else None
 
     @contextlib.contextmanager
-    def alone(self, asked: Callable[[], ExitStatus]) -> Iterator[Result | None]:
+    def lock(self, stop_status: Callable[[], ExitStatus]) -> Iterator[Result | None]:
         """Lock the result against other processes; yield the finished result if another process has made it.
 
         Raises:
             UserError: the result cannot be written there.
-            KeyboardInterrupt, SystemExit: a signal asked to stop during the wait.
+            KeyboardInterrupt, SystemExit: a signal requested a stop during the wait.
         """
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             lock = self.file.with_name(f".{self.file.stem}.lock").open("a")
         except OSError as error:
             raise UserError(
-                f"{self.file.parent}: cannot write a result there ({error.strerror}); make it writable, or copy the "
-                "run, or give --out for networks that are no run's"
+                f"{self.file.parent}: cannot write a result there ({error.strerror}); make the folder writable, copy "
+                "the run, or, for networks that do not come from a run, choose another folder with --out"
             ) from error
         with lock:
             if not _try_lock(lock):
                 say(f"{self.file}: another process makes this result; waiting for it")
                 while not _try_lock(lock):
-                    if ending := asked():
+                    if ending := stop_status():
                         exit_with(ending, _SAVED)
                     time.sleep(_POLL_SECONDS)
-            yield self.kept()
+            yield self.load_finished()
 
     def make_result(
         self,
         train: FeatureSet,
         test: FeatureSet,
         make_rows: MakeRows,
-        asked: Callable[[], ExitStatus],
+        stop_status: Callable[[], ExitStatus],
         copies: dict[str, int],
     ) -> Result:
         """Make the result from the features, write it, and read it back.
 
-        ``copies`` holds, by the digest of a split, how many held-out images are copies of images to fit to.
+        ``copies`` maps the digest of a split to the number of held-out images that are copies of images to fit to.
         """
         settings, targets, network = self.settings, self.targets, self.network
         divided = split(targets.train.labels, self.protocol.holdout, settings.seed, settings.fraction, train.good)
         if targets.multilabel and len(divided.held) and not (targets.train.labels[divided.held] == 1).any():
             raise UserError(
                 f"{settings.train}: none of the {len(divided.held)} training images held out to choose settings "
-                "shows a class that is asked for; take a larger fraction of labels, more classes, or another seed"
+                "shows a selected class; use a larger fraction of the labels, more classes, or another seed"
             )
         if divided.sha256 not in copies:
             copies[divided.sha256] = 0
@@ -356,10 +361,10 @@ class Evaluation:
             if count := copies[divided.sha256]:
                 say(
                     f"{settings.train}: {count:,} of {len(divided.held):,} held-out training images, which choose "
-                    "settings, are copies of images that teach"
+                    "settings, are copies of images that the classifier learns from"
                 )
         identity = json.dumps([self.facts, network.weights, divided.sha256, self.stages], sort_keys=True)
-        partial = Partial(self.file.with_name(f".{self.file.stem}.part.pt"), identity, asked)
+        partial = Partial(self.file.with_name(f".{self.file.stem}.part.pt"), identity, stop_status)
         task = EvaluationTask(
             network, self.stages, train, test, targets, divided, self.view, settings.seed, self.place, partial
         )
@@ -402,7 +407,7 @@ class Evaluation:
 
     @property
     def _model(self) -> ModelInfo:
-        """The network as a result describes it."""
+        """The description of the network in a result."""
         network = self.network
         return ModelInfo(
             network.name,
@@ -416,7 +421,7 @@ class Evaluation:
 
 
 def _try_lock(lock: IO[str]) -> bool:
-    """Take the lock unless another process holds it; return whether it is taken."""
+    """Take the lock unless another process holds it; return whether this process has it now."""
     try:
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):

@@ -1,4 +1,4 @@
-"""The job of fine-tuning: it makes a trained run and a result file for each network on a task."""
+"""The fine-tuning job: it makes a trained run and a result file for each network on a task."""
 
 import hashlib
 import json
@@ -56,7 +56,7 @@ class FinetuneResults(NamedTuple):
     results: list[Result]
     """The results of the networks that are done, in order; only on the first of several processes."""
     ending: ExitStatus
-    """Whether all networks are done, or what stopped the work, which can go on."""
+    """Whether all networks are done; if not, what stopped the work. The same call continues it."""
 
 
 class Start(NamedTuple):
@@ -66,8 +66,8 @@ class Start(NamedTuple):
     rescale: bool
 
     @property
-    def judged(self) -> ModelInfo:
-        """The network as results and tables name it; a rescaled one counts as another network."""
+    def model_info(self) -> ModelInfo:
+        """The name and identity of the network in results and tables; a rescaled network counts as another one."""
         network = self.network
         name, group, weights = network.name, network.group, network.weights
         if self.rescale:
@@ -87,7 +87,7 @@ def finetune(networks: Sequence[str], settings: FinetuneSettings) -> FinetuneRes
     the training.
 
     Args:
-        networks: see ``transfer.networks.open_network``; ``rescaled:`` before one rescales it first.
+        networks: see ``transfer.networks.open_network``; a network after ``rescaled:`` is rescaled first.
         settings: the settings of one task.
 
     Returns:
@@ -101,32 +101,32 @@ def finetune(networks: Sequence[str], settings: FinetuneSettings) -> FinetuneRes
         distributed.on_rank_zero(lambda: settings.training.share(distributed.world_size()))
         task = distributed.on_rank_zero(lambda: open_task(settings)) or open_task(settings)
         runs = [FinetuneJob(start, task, settings, place) for start in starts(networks, settings)]
-        for run in runs:  # what does not fit is said before anything takes long
+        for run in runs:  # report settings that do not fit before the long work starts
             run.check()
         results: list[Result] = []
         for run in runs:
-            result = distributed.on_rank_zero(run.kept)
+            result = distributed.on_rank_zero(run.load_finished)
             if not distributed.broadcast_from_rank_zero(lambda result=result: result is not None):  # type: ignore[misc]
                 reset_peak_memory(place.device)
                 ending = run.train(warned)
                 if ending != ExitStatus.COMPLETE:
                     return FinetuneResults(results, ending)
-                result = run.judge()
+                result = run.evaluate()
             if result is not None:
                 results.append(result)
     return FinetuneResults(results, ExitStatus.COMPLETE)
 
 
 def starts(specs: Sequence[str], settings: FinetuneSettings) -> list[Start]:
-    """Return what is trained, each once: runs of one architecture and seed share a network at random weights."""
+    """Return the networks to train, each once: runs of one architecture and seed share a network at random weights."""
     unique: dict[str, Start] = {}
     for rescale in (False, True):
         names = [spec.removeprefix(PREFIX) for spec in specs if spec.startswith(PREFIX) == rescale]
         if wrong := [name for name in names if rescale and (not name or name.startswith(PREFIX))]:
-            raise UserError(f"{PREFIX}{wrong[0]}: name one network after {PREFIX}, such as {PREFIX}random:RUN")
+            raise UserError(f"{PREFIX}{wrong[0]}: name exactly one network after {PREFIX}, such as {PREFIX}random:RUN")
         opened = open_networks(names, settings.seed, settings.reference, settings.backbone)
         for start in (Start(network, rescale) for network in opened):
-            unique.setdefault(start.judged.weights, start)
+            unique.setdefault(start.model_info.weights, start)
     return list(unique.values())
 
 
@@ -143,9 +143,9 @@ class FinetuneJob:
         home = Path(settings.out) if settings.out else self.network.run or Path("runs/finetuned")
         # Of voc:2007:test:/data/VOCdevkit the part, of a path its end; the digest tells equal names apart.
         test = settings.test.rpartition(":")[0] or settings.test
-        words = [task.name, test, settings.protocol, start.judged.name, settings.trained, f"seed{settings.seed}"]
+        words = [task.name, test, settings.protocol, start.model_info.name, settings.trained, f"seed{settings.seed}"]
         name = ".".join(re.sub(r"[^\w.+%@-]+", "-", word).strip("-.")[-40:] for word in words)
-        name = f"{name}.{_hash(self.facts, start.judged.weights)[:6]}"
+        name = f"{name}.{_hash(self.facts, start.model_info.weights)[:6]}"
         self.folder = home / "finetuned" / name
         self.file = (home / "results" if home == self.network.run else home) / f"{name}.json"
 
@@ -166,11 +166,11 @@ class FinetuneJob:
     @property
     def stored_settings(self) -> dict[str, Any]:
         """The content of the run's settings.yaml."""
-        judged = self.start.judged
+        model_info = self.start.model_info
         network = {
-            "name": judged.name,
-            "backbone": judged.backbone,
-            "weights": judged.weights,
+            "name": model_info.name,
+            "backbone": model_info.backbone,
+            "weights": model_info.weights,
             "rescaled": self.start.rescale,
         }
         places = self.settings.places
@@ -185,17 +185,17 @@ class FinetuneJob:
     def check(self) -> None:
         """Refuse, by a ``UserError``, a network that the task's head does not fit."""
         try:
-            self.built(self.place._replace(device=torch.device("cpu")), fresh=False)
+            self.build_network(self.place._replace(device=torch.device("cpu")), fresh=False)
         except UserError as error:
             prefix = f"{self.network.name}: "  # some messages have it
             raise UserError(prefix + str(error).removeprefix(prefix)) from error
 
-    def kept(self) -> Result | None:
+    def load_finished(self) -> Result | None:
         """Return the result that was made of the very same network, data and settings, if there is one."""
-        return load_matching_result(self.file, self.start.judged, self.facts)
+        return load_matching_result(self.file, self.start.model_info, self.facts)
 
     def train(self, warned: Any) -> ExitStatus:
-        """Train to the end, or to where it is asked to stop."""
+        """Train until all steps are done or a stop is requested."""
         settings, task, run = self.settings, self.task, self.folder
         with resume_or_start(run, self.stored_settings, self.place, self._trainer, self._check_resumed) as trainer:
             place = trainer.place
@@ -205,7 +205,7 @@ class FinetuneJob:
                 run,
                 trainer,
                 task.examples(self.training, room),
-                # Without held-out images nothing is switched to evaluation mode and back.
+                # Without held-out images the network never leaves training mode.
                 validation if len(self.held) else lambda journal: None,
                 warned,
                 facts={
@@ -221,27 +221,27 @@ class FinetuneJob:
                 },
                 skipped=task.problems,
                 replayable=False,
-                title=f"{task.name}: {self.start.judged.name}",
+                title=f"{task.name}: {self.start.model_info.name}",
             )
 
     def _trainer(self, state: dict[str, Any] | None, place: ComputeConfig) -> Trainer:
-        network = self.built(place, fresh=state is None)
+        network = self.build_network(place, fresh=state is None)
         return Trainer(network, self.settings.training, self.settings.machine, place, self.settings.seed)
 
     def _check_resumed(self, checkpoint: Path, state: dict[str, Any]) -> None:
         """Refuse, by a ``UserError``, a checkpoint of another job or of other images."""
         if not {"model", "optimizer", "precision", "data", "step"} <= state.keys():
-            raise UserError(f"{checkpoint}: a checkpoint, but none of a fine-tuning; name a new folder by --out")
+            raise UserError(f"{checkpoint}: this checkpoint is not from fine-tuning; choose a new folder with --out")
         if state["data"] != {"digest": self.task.train_digest}:
             raise UserError(
                 f"{self.settings.train}: the images or their annotations changed since the run {self.folder} "
-                "began; bring them back, or remove that folder to begin anew"
+                "began; restore them, or remove that folder to start again"
             )
 
     def _evaluate_held(
         self, network: nn.Module, place: ComputeConfig
     ) -> tuple[dict[str, dict[str, Any]], Image.Image | None]:
-        """Return the scores on the held-out images, as a record of the journal, and a sheet of some of them."""
+        """Return the scores on the held-out images, as a record of the journal, and a sheet that shows some images."""
         answers, _ = predictions(self.task, network, self.held, place)
         if not answers:
             return {}, None
@@ -249,11 +249,11 @@ class FinetuneJob:
         scores = {re.sub(r"\W+", "_", variant or "score"): outcome.value for variant, outcome in outcomes}
         return {"health": scores}, sheet(self.task, self.held, answers)
 
-    def built(self, place: ComputeConfig, fresh: bool) -> nn.Module:
-        """Return the network; if ``fresh``, with the weights that training begins with."""
+    def build_network(self, place: ComputeConfig, fresh: bool) -> nn.Module:
+        """Build the network; if ``fresh``, with the weights at the start of training."""
         settings, start = self.settings, self.start
         if fresh and start.network.calibrated:
-            # By every process: statistics are no weights, which the first process sends to all.
+            # Every process computes them: the first process sends weights to the others, but not statistics.
             calibrate_batch_norm(start.network, self.training, View(self._side, 1.0), place)
         images: torch.Tensor | None = None
         if fresh and start.rescale:
@@ -267,17 +267,17 @@ class FinetuneJob:
         features: Adapted = adapt(start.network, adaptation, images, start.rescale, used)
         if fresh and distributed.is_rank_zero():
             for note in features.notes:
-                say(f"{start.judged.name}: {note}")
+                say(f"{start.model_info.name}: {note}")
         with torch.random.fork_rng():
             torch.manual_seed(settings.seed)
             network = self.task.network(features)
         if settings.head_rate != 1:
-            rates: dict[str, float] = getattr(network, "rates", {})  # the first that fits a name counts
+            rates: dict[str, float] = getattr(network, "rates", {})  # of the keys that match a name, the first counts
             network.rates = {**rates, "head.": settings.head_rate}  # type: ignore[assignment]
         layout = torch.channels_last if settings.machine.channels_last else torch.contiguous_format
         return network.to(place.device).to(memory_format=layout)
 
-    def judge(self) -> Result | None:
+    def evaluate(self) -> Result | None:
         """Evaluate the trained network on the test images and write the result, which only the first process returns.
 
         Each process predicts its share of the images.
@@ -287,11 +287,11 @@ class FinetuneJob:
         assert newest is not None, self.folder
         state = load_checkpoint(newest)
         place = self.place._replace(precision=state["precision"])
-        network = self.built(place, fresh=False)
+        network = self.build_network(place, fresh=False)
         network.load_state_dict(state.get("average", state["model"]))
         began = time.monotonic()
         results, skipped = predictions(
-            task, network, task.test, place, f"test: {start.judged.name}", distributed.world_size()
+            task, network, task.test, place, f"test: {start.model_info.name}", distributed.world_size()
         )
         seconds = time.monotonic() - began
         return distributed.on_rank_zero(lambda: self._write_result(network, place, results, skipped, seconds))
@@ -308,8 +308,8 @@ class FinetuneJob:
         settings, task, start = self.settings, self.task, self.start
         outcomes = task.outcomes(task.test, results) if results else []
         if not outcomes:
-            reason = f"the first that cannot be read: {': '.join(skipped[0])}" if skipped else "none shows anything"
-            raise UserError(f"{settings.test}: there is nothing to judge the network by; {reason}")
+            reason = f"cannot read {': '.join(skipped[0])}" if skipped else "no annotation counts"
+            raise UserError(f"{settings.test}: there is no test image to evaluate the network on; {reason}")
         write_png(self.folder / "samples" / "test.png", sheet(task, task.test, results))
         trained = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
         records = read_journal(self.folder)
@@ -322,7 +322,7 @@ class FinetuneJob:
             **self.facts,
             train=settings.train,
             test=settings.test,
-            network=start.judged,
+            network=start.model_info,
             about=task.about,
             mode="fine-tuned",
             metric=task.metric,

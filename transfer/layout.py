@@ -14,7 +14,7 @@ from pretext.escape import escape_controls
 from transfer.bootstrap import Estimate
 
 WIDTH = 100
-"""The width of a table in columns of text, if it can keep to it."""
+"""The preferred width of a table in columns of text."""
 
 _LATEX = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
@@ -24,7 +24,7 @@ _LATEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    "[": "{[}",  # at the start of a row it would be an argument of the line before
+    "[": "{[}",  # at the start of a row, LaTeX would read it as an argument of the line before
     "]": "{]}",
     "\N{PLUS-MINUS SIGN}": r"$\pm$",
 }
@@ -75,7 +75,7 @@ class TableGrid(NamedTuple):
     across: str = "network"
     """The name of its columns; the corner of the transposed table."""
     turns: bool = True
-    """Whether it may be transposed to be narrower; the terminal transposes it anyway."""
+    """Whether it may be transposed to be narrower on a page; the terminal always may."""
 
     def turned(self) -> "TableGrid":
         """Return the transposed table."""
@@ -112,7 +112,7 @@ class Sheet(NamedTuple):
                 table = _terminal_table(candidate, tall)
                 if (table.width or 0) <= width:
                     return [title, table, *footer]
-        # No form keeps to the width: several tables, each with as many columns as fit.
+        # If no form fits the width, print several tables, each with as many columns as fit.
         parts, start = [], 0
         for end in range(1, len(grid.header) + 1):
             if end == len(grid.header) or (_terminal_table(grid.part(start, end + 1), tall=True).width or 0) > width:
@@ -180,7 +180,7 @@ def draw_table(header: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> T
         table.add_column(title, justify="right" if at else "left", no_wrap=True, vertical="top")
     for row in rows:
         table.add_row(*(cell if isinstance(cell, Text) else Text(escape_controls(cell)) for cell in row))
-    # Without a width of its own it would be squeezed into the terminal's.
+    # Without this width, rich would squeeze the table into the width of the terminal.
     console = Console(width=1_000_000)
     table.width = Measurement.get(console, console.options, table).maximum
     return table

@@ -1,4 +1,4 @@
-"""Frozen networks to evaluate, named in one word: a run's, a published one, or one of random weights."""
+"""Frozen networks to evaluate: from a run, published, or with random weights; each is named in one word."""
 
 import difflib
 import hashlib
@@ -30,7 +30,7 @@ _FORMS = (
     "timm:MODEL:random"
 )
 _IMAGENET_SIZE = 224
-_FREE_SETTINGS = ("seed", "machine", "online")  # in which runs of one group may differ
+_FREE_SETTINGS = ("seed", "machine", "online")  # settings in which the runs of one group may differ
 
 
 @dataclass
@@ -44,7 +44,7 @@ class Network:
     kind: Kind
     """supervised means a run that learned labels."""
     seed: int
-    """Of its training or of its random weights; 0 for published weights."""
+    """The seed of its training or of its random weights; 0 for published weights."""
     step: int
     """Training steps done; 0 for random and published weights."""
     backbone: str
@@ -58,7 +58,7 @@ class Network:
     calibrated: bool
     """Whether batch-norm statistics must be taken from training images first: ``features.calibrate_batch_norm``."""
     run: Path | None
-    """The run that it belongs to, where results lie."""
+    """The folder of the run that it belongs to; results are stored there."""
     own_view: bool = False
     """Whether it sees any part of an image at ``view_size``, because it was made for one size."""
     calibration: str = ""
@@ -83,20 +83,20 @@ def open_network(spec: str, seed: int = 0, arguments: Mapping[str, Any] | None =
 
     - ``RUN``, a run's folder or a checkpoint file: its backbone, which sees lightness only.
     - ``random:RUN``: the same architecture at the random weights of that run's own seed.
-    - ``random:RECIPE.yaml``: that of a recipe of pretraining, at the random weights of its seed.
+    - ``random:RECIPE.yaml``: the architecture of a recipe of pretraining, at the random weights of its seed.
     - ``random:BACKBONE``: any backbone by its name, at the random weights of ``seed``; sees lightness only.
     - ``timm:MODEL``: in color, with its published weights, from the hub or its local cache.
-    - ``timm:MODEL:FILE``: the same with the weights in a local .safetensors or .pth file; ``FILE#PART`` is one of
-      several networks in it, by its prefix: ``dino.pth#teacher.backbone``.
+    - ``timm:MODEL:FILE``: the same with the weights in a local .safetensors or .pth file. If the file holds several
+      networks, ``FILE#PREFIX`` selects one by its prefix: ``dino.pth#teacher.backbone``.
     - ``timm:MODEL:random``: the same at the random weights of ``seed``.
 
     A backbone's name takes precedence over a run's: a run called resnet18 is ``random:./resnet18``.
 
     Args:
         spec: one of these.
-        seed: of random weights, in [0, 2^63).
-        arguments: of the backbone, in place of those it was trained with, such as AlexNet's geometry: those that
-            change the computation and no weight.
+        seed: the seed of random weights, in [0, 2^63).
+        arguments: arguments of the backbone that replace those of its training, such as AlexNet's geometry; only
+            arguments that change the computation and no weight.
 
     Returns:
         The network, on the CPU.
@@ -135,7 +135,7 @@ def open_network(spec: str, seed: int = 0, arguments: Mapping[str, Any] | None =
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(
-                f"{spec}: its weights do not fit {name} with {merged} ({reason}); leave arguments out"
+                f"{spec}: its weights do not fit {name} with {merged} ({reason}); remove the arguments"
             ) from error
     module = _freeze(FromRgb(backbone))
     weights = _digest(module, name, merged)
@@ -166,7 +166,7 @@ def open_network(spec: str, seed: int = 0, arguments: Mapping[str, Any] | None =
 def open_networks(
     specs: Sequence[str], seed: int, reference: bool, arguments: Mapping[str, Any] | None = None
 ) -> list[Network]:
-    """Open the networks that a user names, each once; with ``reference``, before them each run's at random weights.
+    """Open the networks that a user names, each once; with ``reference``, first the random networks of all runs.
 
     Args:
         specs: as for ``open_network``.
@@ -247,7 +247,7 @@ def _seeded(seed: int) -> Iterator[None]:
 
 
 def _require_path(spec: str, path: str) -> None:
-    """Refuse a path that does not exist, with the nearest name of a backbone."""
+    """Refuse a path that does not exist; suggest the backbone with the most similar name."""
     if Path(path).exists():
         return
     names = [*BACKBONES, *timm.list_models()]

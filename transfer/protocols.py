@@ -17,7 +17,7 @@ class Protocol:
 
     name: str
     about: str
-    """What it does and where it departs from what it is named after, in a sentence or two."""
+    """A sentence or two on the method, and on its differences from the publication that it is named after."""
     ratio: float
     """An image is seen as its middle square with this share of its shorter side."""
     poolings: tuple[str, ...]
@@ -42,7 +42,7 @@ class ProbeProtocol(Protocol):
 
 @dataclass(frozen=True)
 class LinearProtocol(ProbeProtocol):
-    """A linear classifier by stochastic gradient descent; of a grid of rates and decays the best is chosen."""
+    """A linear classifier by stochastic gradient descent; the best of a grid of rates and decays is chosen."""
 
     rates: tuple[float, ...] = (0.01,)
     """Learning rates to try, at the schedule's peak, for batches of 256."""
@@ -57,7 +57,7 @@ class LinearProtocol(ProbeProtocol):
     momentum: float = 0.9
     nesterov: bool = False
     schedule: Literal["cosine", "step"] = "step"
-    """Of the learning rate: cosine to 0, or a tenth after each of ``milestones``."""
+    """The schedule of the learning rate: cosine to 0, or a tenth after each of ``milestones``."""
     milestones: tuple[float, ...] = (40 / 140, 80 / 140, 120 / 140)
     """As shares of the training."""
     rungs: tuple[float, ...] = ()
@@ -67,7 +67,7 @@ class LinearProtocol(ProbeProtocol):
     aspect: tuple[float, float] = (1.0, 1.0)
     """Augmented mode: smallest and largest width / height of a training crop."""
     square: bool = True
-    """Augmented mode: crops are cut from an image's middle square, not from all of it."""
+    """Augmented mode: cut crops from an image's middle square, not from the whole image."""
     flip: float = 0.5
     """Augmented mode: probability of a horizontal flip."""
 
@@ -231,4 +231,4 @@ def find_protocol(name: str, kind: type[P]) -> P:
         return known[name]
     near = difflib.get_close_matches(name, known, 1)
     hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
-    raise UserError(f"protocol {name}: none of this command's; {hint}")
+    raise UserError(f"protocol {name}: this command has no such protocol; {hint}")

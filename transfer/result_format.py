@@ -1,4 +1,4 @@
-"""How a result's file stores the outcomes of test images as text, and how its values are checked when it is read.
+"""The outcomes of test images as text in a result's file, and the checks of all values when the file is read.
 
 Answers are stored bit by bit; ranks, confusion matrices, and predicted and true boxes as compressed arrays.
 """
@@ -24,7 +24,7 @@ Outcomes = Sequence[Sequence[Metric]]
 
 
 class ResultFacts(NamedTuple):
-    """Facts from the rest of a file that its outcomes must agree with."""
+    """Facts from the rest of a file that its outcomes must match."""
 
     metric: MetricName
     images: int
@@ -32,7 +32,7 @@ class ResultFacts(NamedTuple):
 
 
 def pack_outcomes(rows: Outcomes) -> dict[str, Any]:
-    """Return fields of a file: the truth, which all rows share; boxes that several outcomes share, if any; the answers.
+    """Return fields of a file: the truth, which all rows share; boxes that several outcomes share; and all outcomes.
 
     Detections are stored once for all outcomes that share them.
     """
@@ -69,16 +69,16 @@ def unpack_outcomes(content: dict[str, Any], facts: ResultFacts) -> list[tuple[M
     if content["truth"] is not None:
         truth = unpack_array(require_text(content["truth"]), "<i1", shape).astype(np.int8)
     if (facts.metric == "mAP") != (truth is not None):
-        raise ValueError("truth goes with mAP")
+        raise ValueError("truth is stored only for mAP")
     if truth is not None and (not np.isin(truth, (-1, 0, 1)).all() or not (truth == 1).any()):
-        raise ValueError("truth is -1, 0 or 1, and somewhere 1")
+        raise ValueError("truth must be -1, 0 or 1, and 1 at least once")
     return [tuple(_unpack_outcome(require_text(text), facts, truth) for text in row) for row in answers]
 
 
 def pack_array(values: NDArray[Any]) -> str:
     """Return (N, C) as text, class by class, first all low bytes, then the next ...
 
-    So the high bytes, which are alike, take no room.
+    So the high bytes, which are similar, compress well.
     """
     planes = np.ascontiguousarray(values.T).view(np.uint8).reshape(-1, values.dtype.itemsize).T
     return base64.b64encode(zlib.compress(planes.tobytes(), 6)).decode()
@@ -99,7 +99,7 @@ def unpack_array(text: str, kind: str, shape: tuple[int, int]) -> NDArray[Any]:
     except binascii.Error as error:
         raise ValueError(f"not base64: {error}") from error
     if len(content) != wanted:
-        raise ValueError("answers of another number of images or classes")
+        raise ValueError("answers for another number of images or classes")
     planes = np.frombuffer(content, np.uint8).reshape(size, -1)
     return np.ascontiguousarray(planes.T).view(kind).reshape(shape[1], shape[0]).T
 
@@ -137,14 +137,14 @@ def _unpack_detections(
     counts, boxes, labels = _unpack_boxes(objects, facts)
     difficult = unpack_array(require_text(objects["difficult"]), "<u1", (len(labels), 1))[:, 0]
     if (difficult > 1).any() or difficult.all():
-        raise ValueError("an object is difficult or not, and some are not")
+        raise ValueError("difficult must be 0 or 1, and 0 at least once")
     truth = Truth(counts, boxes, labels, difficult.astype(np.bool_), facts.classes)
     detections = []
     for entry in map(require_dict, require_list(content["found"])):
         counts, boxes, labels = _unpack_boxes(entry, facts)
         scores = unpack_array(require_text(entry["scores"]), "<f4", (len(labels), 1))[:, 0].astype(np.float32)
         if not np.isfinite(scores).all():
-            raise ValueError("a score that is no number")
+            raise ValueError("a score is not a number")
         detections.append(Detections(counts, boxes, scores, labels, truth))
     outcomes: list[tuple[Metric, ...]] = []
     for row in answers:
@@ -175,7 +175,7 @@ def _unpack_boxes(
     boxes = unpack_array(require_text(entry["boxes"]), "<f4", (total, 4)).astype(np.float32)
     labels = unpack_array(require_text(entry["labels"]), "<u2", (total, 1))[:, 0].astype(np.int64)
     if not np.isfinite(boxes).all() or (boxes[:, :2] > boxes[:, 2:]).any() or (labels >= facts.classes).any():
-        raise ValueError("a box that is none, or of an unknown class")
+        raise ValueError("a box is not valid, or has an unknown class")
     return counts, boxes, labels
 
 
@@ -242,7 +242,7 @@ def require_number(value: Any) -> float:
 
 def refuse_constant(name: str) -> float:
     """Refuse NaN and Infinity, which JSON does not have."""
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a number")
 
 
 def shorten(value: Any) -> str:

@@ -1,7 +1,7 @@
 """A result: one network, evaluated by one protocol on one data set, as one JSON file that is checked when it is read.
 
-It holds, besides the numbers, which test images were answered right (or how they were ranked, or which boxes or
-pixels were predicted), so every number and interval can be computed again, and all that the numbers depend on.
+Besides the numbers it holds the outcome of every test image: whether the answer was right, its rank, or the predicted
+boxes or pixels. So every number and interval can be computed again. It also holds all that the numbers depend on.
 """
 
 import hashlib
@@ -38,9 +38,9 @@ from transfer.result_format import (
 
 FORMAT = "pretint result 2"
 PREFIX = "rescaled:"
-"""Before a network's name on the command line: it is rescaled to the training images first."""
+"""The prefix on the command line of a network that is rescaled to the training images first."""
 RESCALED = "rescaled "
-"""What the names of such networks begin with."""
+"""The prefix of the names of such networks in results."""
 
 Mode = Literal["cached", "augmented", "fine-tuned"]
 """Classifiers on cached features, or on fresh crops; or a network that was trained further."""
@@ -48,7 +48,7 @@ Mode = Literal["cached", "augmented", "fine-tuned"]
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """The network of a result; its fields are those of ``transfer.networks.Network``."""
+    """The network of a result; it has some of the fields of ``transfer.networks.Network``."""
 
     name: str
     group: str
@@ -73,7 +73,7 @@ class Cost:
 
     seconds: float
     extraction_seconds: float
-    """The part of them spent in the network: in this call and in earlier ones that filled the cache."""
+    """The part of ``seconds`` spent in the network, in this call and in earlier calls that filled the cache."""
     images_per_second: float
     peak_bytes: int
     cache_bytes: int
@@ -89,13 +89,13 @@ class Result:
     about: str
     """The protocol in a sentence."""
     settings: dict[str, Any]
-    """The protocol's; plain values."""
+    """The settings of the protocol; plain values."""
     mode: Mode
     metric: MetricName
     train: str
     test: str
     train_digest: str
-    """Over the images' names and labels, and the pixels of some of them: see ``transfer.targets``."""
+    """Hash of the images' names and labels, and of the pixels of some images: see ``transfer.targets``."""
     test_digest: str
     classes: tuple[str, ...]
     n_fit: int
@@ -112,9 +112,9 @@ class Result:
     view_ratio: float
     precision: str
     storage: str
-    """Of the kept features: float16 or float32."""
+    """The type of the cached features: float16 or float32."""
     seed: int
-    """Of the evaluation."""
+    """The seed of the evaluation."""
     rows: tuple[Row, ...]
     cost: Cost
     code: str
@@ -122,19 +122,19 @@ class Result:
     versions: dict[str, str]
     skipped: tuple[tuple[str, str], ...]
     """Key and reason of the images that could not be read. With fine-tuning also other faults of images and
-    annotations; which of these training met is a matter of chance."""
+    annotations that training met; they depend on which images it drew."""
     interval: str
     """How the intervals were computed."""
     n_shared: int = 0
     """Number of test images that are also training images; 0 in results from before they were counted."""
     file: str = field(default="", compare=False)
-    """Where it was read from."""
+    """The file that it was read from."""
 
     @property
     def best(self) -> str | None:
-        """The name of the row that did best on the held-out part; None where that chooses nothing.
+        """The name of the row that did best on the held-out part; None if that part chooses nothing.
 
-        Low-shot rows learn from different images: none of them is the best.
+        Low-shot rows learn from different images, so none of them is the best.
         """
         chosen = [row for row in self.rows if row.holdout is not None]
         if not chosen or any(len(row.outcomes) > 1 for row in self.rows):
@@ -153,7 +153,7 @@ class Result:
 
 
 def comparison_facts(result: Result) -> list[tuple[str, Any]]:
-    """Return, by name, the plain values that must be equal for two results to stand in one table."""
+    """Return, by name, the plain values that must be equal if two results are to share a table."""
     return [
         ("protocol", result.protocol),
         ("protocol settings", json.dumps(result.settings, sort_keys=True)),
@@ -173,7 +173,7 @@ def require_comparable(results: Sequence[Result]) -> None:
     """Refuse to compare results of different protocols, data or metrics.
 
     Raises:
-        UserError: two results differ in one of these; it names the first difference.
+        UserError: two results differ in one of these; the message names the first difference.
     """
     for other in results[1:]:
         for (name, first), (_, second) in zip(comparison_facts(results[0]), comparison_facts(other), strict=True):
@@ -191,7 +191,7 @@ def require_comparable(results: Sequence[Result]) -> None:
                 names = [result.file or result.network.name for result in (other, results[0])]
                 raise UserError(
                     f"{names[0]} cannot be compared with {names[1]}: other {name}: {now} instead of {was}; "
-                    "evaluate both in the same way"
+                    "evaluate both with the same settings"
                 )
 
 
@@ -212,17 +212,17 @@ def write_result(path: Path, result: Result) -> None:
             | {"score": row.score._asdict(), "spread": row.spread}
             for row in result.rows
         ],
-        # Last, so that a person who reads the file meets the numbers first.
+        # Last, so that the numbers are at the beginning of the file.
         **pack_outcomes([row.outcomes for row in result.rows]),
     }
     write_atomically(path, json.dumps(content, indent=1, allow_nan=False).encode())
 
 
 def read_result(path: Path) -> Result:
-    """Return a file's result, checked: also that each number follows from its outcomes (intervals are not checked).
+    """Read a result from a file and check it, also that each number follows from its outcomes (but not the intervals).
 
     Raises:
-        UserError: it cannot be read, is no result, or a damaged one.
+        UserError: the file cannot be read, is not a result, or is damaged.
     """
     try:
         if path.stat().st_size > LARGEST:
@@ -237,12 +237,12 @@ def read_result(path: Path) -> Result:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, zlib.error) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise UserError(f"{path}: no result, or a damaged one ({reason}); make it again or move it away") from error
+        raise UserError(f"{path}: not a result, or damaged ({reason}); make it again or move it away") from error
 
 
 def _parse_result(content: dict[str, Any], file: str) -> Result:
     """Return the result in a file's content, or raise an error that says what is wrong with it."""
-    content = {"n_shared": 0, **content}  # results were written before they were counted
+    content = {"n_shared": 0, **content}  # earlier versions did not count shared images
     values = read_fields(Result, content)
     classes = require_texts(content["classes"])
     skipped = tuple(require_pair(entry) for entry in content["skipped"])
@@ -286,7 +286,7 @@ def load_matching_result(path: Path, network: ModelInfo, facts: Mapping[str, Any
     try:
         result = read_result(path)
     except UserError as error:
-        say(f"{error}; it is made again now")
+        say(f"{error}; the result is computed again now")
         return None
     same = all(getattr(result, name) == value for name, value in facts.items())
     return result if same and result.network == network else None
@@ -299,7 +299,7 @@ def find_results(paths: Sequence[Path]) -> list[Result]:
         paths: a result's file; a run, whose ``results`` folder is read; a folder of result files; a folder of runs.
 
     Raises:
-        UserError: there is none at one of them, or one cannot be read.
+        UserError: a path has no result, or a result cannot be read.
     """
     files: dict[Path, Path] = {}
     for path in paths:

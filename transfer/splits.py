@@ -1,6 +1,7 @@
-"""Splits of the training images: which to fit to, which to hold out, and samples of few labels; named and hashed.
+"""Splits of the training images into images to fit to and held-out images, and samples of few labels.
 
-All are drawn by keyed permutations of the images' indices, so they depend on the labels and the seed alone.
+All are drawn by keyed permutations of the images' indices, so they depend only on the labels and the seed. Each has a
+name and a hash.
 """
 
 import hashlib
@@ -24,11 +25,11 @@ class Split(NamedTuple):
     name: str
     """Such as "1% of labels, holdout 10%, seed 0"."""
     sha256: str
-    """Over both lists, hex."""
+    """SHA-256 over both lists, hex."""
     fit: Indices
     """The images to fit to: ascending indices."""
     held: Indices
-    """The held-out images, which choose settings, likewise; none with a share of 0."""
+    """The held-out images, which choose settings: ascending indices; none with a share of 0."""
 
 
 class Shots(NamedTuple):
@@ -37,7 +38,7 @@ class Shots(NamedTuple):
     positives: Indices
     """k images of the class: ascending indices."""
     negatives: Indices
-    """(C - 1) k images without it, likewise; all of them where there are fewer."""
+    """(C - 1) k images without it: ascending indices; all of them if there are fewer."""
 
 
 def split(
@@ -50,10 +51,10 @@ def split(
 ) -> Split:
     """Divide the training images of a frozen evaluation, see also ``transfer.tasks.task.split_holdout``.
 
-    With one class an image, each class gives its share to both parts: at least one image to a fraction of the labels,
-    and to the held-out part as near to its share as whole images allow, never its last image. With several classes an
-    image, images are drawn whatever they show, and then as many more as are needed for every class to have an image to
-    fit to. The images of a smaller fraction are among those of a larger one of the same seed.
+    If images have one class each, each class gives its share to both parts: at least one image to a fraction of the
+    labels; and to the held-out part as near to its share as whole images allow, but never its last image. If images
+    have several classes, images are drawn independently of their classes, and then more, until every class has an image
+    to fit to. The images of a smaller fraction are among those of a larger fraction of the same seed.
 
     Args:
         labels: of all training images.
@@ -68,7 +69,7 @@ def split(
     """
     if not 0 <= share < 1 or not 0 < fraction <= 1:
         raise UserError(
-            f"a share of {share:g} held out, of {fraction:g} of labels: give 0 <= share < 1, 0 < labels <= 1"
+            f"held-out share {share:g}, fraction of labels {fraction:g}: give 0 <= share < 1 and 0 < fraction <= 1"
         )
     assert good is None or good.shape == labels.shape[:1]
     usable = np.arange(len(labels)) if good is None else np.flatnonzero(good)
@@ -90,8 +91,8 @@ def split(
     held = _draw_held(labels, chosen, count, permutation(len(labels), mix(seed, _HELD)), seed)
     if count and not len(held):
         raise UserError(
-            f"{len(chosen)} training images with labels are one of every class: none can be held out to choose "
-            "settings on; take a larger fraction of labels"
+            f"there is one image of every class among the {len(chosen)} training images with labels, so none can be "
+            "held out to choose settings; use a larger fraction of the labels"
         )
     capped = share > 0 and round(share * len(chosen)) > most
     parts = [f"{100 * fraction:g}% of labels"] * (fraction < 1)
@@ -166,7 +167,7 @@ def _draw_held(labels: Labels, chosen: Indices, count: int, ranks: Indices, seed
     """Return the held-out images; see ``split``.
 
     With one class an image, classes share ``count`` in proportion, by largest remainder, and each keeps one image.
-    Equal remainders are ordered by the seed, or the first classes would always be favored.
+    The seed orders equal remainders; otherwise the first classes would always get more.
     """
     if not count:
         return np.zeros(0, np.int64)

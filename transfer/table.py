@@ -48,7 +48,7 @@ _HEADER = [
     "weights",
     "n_shared",
 ]
-_SHARED = (  # fields that all results of a column share
+_SHARED = (  # fields that are equal in all results of a column
     "mode",
     "metric",
     "view_size",
@@ -102,7 +102,7 @@ class Section:
 
     @property
     def first(self) -> Result:
-        """The first result; what all of them have in common is read from it."""
+        """The first result; the facts that all results share are read from it."""
         return self.networks[0].modes[0].first
 
     @property
@@ -213,8 +213,8 @@ class Tables:
     def terminal(self, width: int = WIDTH) -> list[str | Table]:
         """Return titles, tables and what their numbers depend on, as lines to print.
 
-        A table that is wider than ``width`` is transposed, given two lines a cell, or cut into several; only a table
-        of a single column may stay wider. It is as wide as its text: print it with ``crop=False``.
+        A table that is wider than ``width`` is transposed, gets two lines per cell, or is cut into several; only a
+        table of a single column may stay wider. It is as wide as its text: print it with ``crop=False``.
         """
         return [line for sheet in self.sheets for line in sheet.terminal(width)]
 
@@ -227,7 +227,7 @@ class Tables:
         return "\n".join(sheet.latex() for sheet in self.sheets)
 
     def csv(self) -> str:
-        """Return one line per number, with all that it depends on; numbers are fractions, not percent."""
+        """Return one line per number, with all that the number depends on; numbers are fractions, not percent."""
         header, lines = list(_HEADER), []
         for network in [network for section in self.sections for network in section.networks]:
             for column in network.modes:
@@ -254,7 +254,8 @@ class TableSettings:
 
     Args:
         format: terminal; csv, a line for each number with all that it depends on; markdown; latex (booktabs).
-        per_class: show the number of each class instead of their mean; results of top-1, which has none, are left out.
+        per_class: show the number of each class instead of their mean; results of top-1 accuracy, which has no numbers
+            by class, are left out.
     """
 
     format: Literal["terminal", "csv", "markdown", "latex"] = "terminal"
@@ -290,8 +291,9 @@ def tables(results: Sequence[Result], per_class: bool = False) -> Tables:
         shown = [result for result in results if result.counted is not None]
         if not shown:
             raise UserError(
-                f"{results[0].file or results[0].network.name}: no numbers by class, as only right or wrong is kept of "
-                f"{METRIC_TITLES[results[0].metric]}; leave out --per-class, or name result files of other metrics"
+                f"{results[0].file or results[0].network.name}: no numbers by class, because a result of "
+                f"{METRIC_TITLES[results[0].metric]} stores only right or wrong for each image; leave out --per-class, "
+                "or name result files of other metrics"
             )
         results = shown
     sections = []
@@ -319,12 +321,12 @@ def tables(results: Sequence[Result], per_class: bool = False) -> Tables:
 
 
 def _to_number(cell: ColumnCell, best: bool = False) -> Number:
-    """Return a cell as the layout shows it; its spread is that over seeds, if there are several."""
+    """Return the number of a cell for the layout; its spread is the one over seeds, if there are several."""
     return Number(cell.score, cell.over_samples if cell.over_seeds is None else cell.over_seeds, best=best)
 
 
 def _csv_line(column: Column, name: str, cell: ColumnCell | None = None) -> dict[str, object]:
-    """Return what the CSV says of a row of a column, by the names of the header; with a number, if it is given."""
+    """Return the CSV line of a row of a column, by the names of the header; with the number of ``cell``, if given."""
     first, row = column.first, column.first.row(name)
 
     def join(values: Iterable[object]) -> str:

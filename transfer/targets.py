@@ -26,13 +26,13 @@ class Targets(NamedTuple):
     train: LabeledDataset
     test: LabeledDataset
     classes: list[str]
-    """Of both, by label."""
+    """The classes of both sources, by label."""
     multilabel: bool
     """Whether an image may show several classes."""
     train_digest: str
     """SHA-256, hex, over the keys of all images, the classes, the labels, and the pixels of some of the images."""
     test_digest: str
-    """Likewise."""
+    """The same for the test images."""
     n_shared: int
     """The number of test images that are also training images."""
 
@@ -42,8 +42,8 @@ class OfClasses:
 
     Args:
         name: the user's name for the source, for error messages.
-        source: all its images stay.
-        classes: these, in this order.
+        source: the source; all its images stay.
+        classes: the classes to keep, in this order.
 
     Raises:
         UserError: each image has one class, or there is no such class.
@@ -57,7 +57,10 @@ class OfClasses:
         if len(set(classes)) < len(classes):
             raise UserError(f"{name}: a class is named twice in {', '.join(classes)}")
         if source.labels.ndim != 2:
-            raise UserError(f"{name}: one class an image, so none can be left out; name a folder without the images")
+            raise UserError(
+                f"{name}: its images have one class each, so no class can be left out; leave out --classes, and name a "
+                "folder that has only the classes to evaluate"
+            )
         self.source, self.classes = source, list(classes)
         self.labels: Labels = source.labels[:, [known.index(label) for label in classes]]
 
@@ -83,7 +86,7 @@ def open_targets(train: str, test: str, classes: Sequence[str] = (), every_class
     Args:
         train: the training images, see ``open_labeled``.
         test: the test images.
-        classes: with several labels an image, the classes to evaluate; none stands for all.
+        classes: if images have several labels, the classes to evaluate; if empty, all.
         every_class: as for ``check_targets``.
 
     Raises:
@@ -95,7 +98,7 @@ def open_targets(train: str, test: str, classes: Sequence[str] = (), every_class
     except (OSError, RuntimeError, ValueError):  # at least one is no path
         same = False
     if same:
-        raise UserError(f"{train}: train and test are the same images; a test needs others")
+        raise UserError(f"{train}: train and test are the same images; name other images for the test")
     sources = [open_labeled(train), open_labeled(test)]
     if classes:
         sources = [OfClasses(name, source, classes) for name, source in zip((train, test), sources, strict=True)]
@@ -135,32 +138,39 @@ def check_targets(
     both = ((train_name, train), (test_name, test))
     for name, source in both:
         if not len(source):
-            raise UserError(f"{name}: no image in it; name others")
+            raise UserError(f"{name}: it has no image; name other images")
     classes, test_classes = _class_names(both)
     extra = [sorted(set(classes) - set(test_classes)), sorted(set(test_classes) - set(classes))]
     if any(extra):
         where = [f"{_list_few(names)} only in {name}" for (name, _), names in zip(both, extra, strict=True) if names]
-        raise UserError(f"{train_name} and {test_name} hold different classes: {'; '.join(where)}; give two of a kind")
+        raise UserError(
+            f"{train_name} and {test_name} hold different classes: {'; '.join(where)}; name two sources of the same "
+            "classes"
+        )
     if classes != test_classes:
         pairs = enumerate(zip(classes, test_classes, strict=False))
         number = next((number for number, (first, second) in pairs if first != second), 0)
         raise UserError(
             f"{train_name} and {test_name} number their classes differently: {number} is "
-            f"{classes[number]} in the one and {test_classes[number]} in the other; labels would mean different things"
+            f"{classes[number]} in the first and {test_classes[number]} in the second; give both the same class numbers"
         )
     labels = [np.asarray(source.labels) for _, source in both]
     if labels[0].ndim != labels[1].ndim:
         several, single = both if labels[0].ndim == 2 else both[::-1]
-        raise UserError(f"{several[0]} has several labels an image and {single[0]} has one; give two of a kind")
+        raise UserError(
+            f"{several[0]} has several labels an image and {single[0]} has one; name two sources of the same kind"
+        )
     multilabel = labels[0].ndim == 2
     if len(classes) < 2 and not multilabel:
-        raise UserError(f"{train_name}: one class only ({', '.join(classes)}); a classifier needs two")
+        raise UserError(f"{train_name}: it has one class only ({', '.join(classes)}); a classifier needs two")
     digests = []
     for (name, source), raw in zip(both, labels, strict=True):
         checked: Labels
         checked = check_presence(name, raw, classes) if multilabel else check_labels(name, raw.tolist(), classes)
         if len(checked) != len(source):
-            raise UserError(f"{name}: {len(checked):,} labels of {len(source):,} images; is the set whole?")
+            raise UserError(
+                f"{name}: {len(checked):,} labels of {len(source):,} images; check that the data set is complete"
+            )
         if every_class or not multilabel:
             _require_all_classes(name, checked, classes)
         facts = json.dumps([source.digest(), list(classes), list(checked.shape), fingerprint(source)]).encode()
@@ -173,8 +183,8 @@ def check_targets(
 def _class_names(both: Sequence[tuple[str, LabeledDataset]]) -> list[list[str]]:
     """Return the classes of the training and the test source, in Unicode's form NFC.
 
-    Of two list files one may have names and the other numbers (ImageNet's val images lie in one folder): then the
-    numbers mean the same classes, as both are of one data set.
+    If both are list files, one may have names and the other numbers (ImageNet's val images are in one folder). Then
+    the numbers mean the same classes, as both belong to one data set.
     """
     names = [compose_classes(name, source.classes) for name, source in both]
     train, test = (source for _, source in both)
@@ -196,11 +206,11 @@ def _require_all_classes(name: str, labels: Labels, classes: Sequence[str]) -> N
     for value, fault in ((1, "no image with"), (0, "no image without")):
         lacking = [label for label, column in zip(classes, labels.T, strict=True) if not (column == value).any()]
         if lacking:
-            raise UserError(f"{name}: {fault} {_list_few(lacking)}; every class asked for needs both")
+            raise UserError(f"{name}: {fault} {_list_few(lacking)}; every selected class needs both")
 
 
 def count_shared(train_name: str, train: ImageDataset, test_name: str, test: ImageDataset) -> int:
-    """Count the test images that are also training images, see ``find_shared``, and warn where there are any.
+    """Count the test images that are also training images, see ``find_shared``, and warn if there are any.
 
     Args:
         train_name: the user's name for the training images.
@@ -219,7 +229,7 @@ def count_shared(train_name: str, train: ImageDataset, test_name: str, test: Ima
     if len(pairs) == len(test):
         raise UserError(
             f"{train_name} and {test_name}: all {len(pairs):,} test images are also training images, first {first}; "
-            "a test needs images that were not trained on"
+            "name test images that are not training images"
         )
     if distributed.is_rank_zero():
         say(

@@ -23,9 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        The exit code: 0 done, 1 some images could not be colored, 2 the user's mistake (one line on standard error),
-        stopped and ready to go on: 75 by USR2 or because another process of the run is gone, 130 by Ctrl-C, 143 by
-        TERM.
+        The exit code: 0 done; 1 some images could not be colored; 2 the user's mistake (one line on standard error).
+        If the command stopped and can continue: 75 by USR2 or because another process of the run ended, 130 by Ctrl-C,
+        143 by TERM.
     """
     name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
@@ -55,8 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         if not is_memory_shortage(error):
             raise
-        complain(f"pretint: {describe_memory_shortage(error)}; end other programs, or take a machine with more memory")
+        complain(f"pretint: {describe_memory_shortage(error)}; end other programs, or use a machine with more memory")
         return 2
     except KeyboardInterrupt:
-        complain("pretint: stopped at once; the same command goes on where it can")
+        complain("pretint: stopped at once; run the same command again to continue, if the command can")
         return 130

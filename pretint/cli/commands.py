@@ -1,4 +1,4 @@
-"""The commands that do one job each; they hold nothing but reading of words and printing."""
+"""The commands that do one job each; they only parse arguments, call the job and print."""
 
 import shlex
 from collections.abc import Sequence
@@ -40,14 +40,14 @@ def pretrain(arguments: Sequence[str]) -> int:
     say(*skips(skipped_images(run)))
     report = write_report(run)
     if ending != ExitStatus.COMPLETE:
-        say(f"stopped; the same command goes on: pretint pretrain {shlex.join(arguments)}")
+        say(f"stopped; to continue, run: pretint pretrain {shlex.join(arguments)}")
         return ending
     say(f"report: {report}", f"next: pretint probe {run} --train FOLDER --test FOLDER")
     return 0
 
 
 def plan(arguments: Sequence[str]) -> int:
-    """Estimate what a pretraining will take here: memory, speed, time, disk."""
+    """Estimate the cost of a pretraining on this machine: memory, speed, time, disk."""
     from pretext.plan.job import plan as job
     from pretext.plan.job import plan_lines
     from pretext.recipe import PretrainSettings, require_source
@@ -65,7 +65,7 @@ def _require_labeled(_: list[Any], settings: Any) -> None:
 
 
 def probe(arguments: Sequence[str]) -> int:
-    """Fit linear classifiers on every stage of frozen networks, and of the same network at random weights."""
+    """Fit linear classifiers on every stage of frozen networks, and of the same networks at random weights."""
     from transfer.probes.linear import ProbeSettings
     from transfer.probes.linear import probe as job
 
@@ -102,7 +102,7 @@ def finetune(arguments: Sequence[str]) -> int:
     if name not in TASKS and name not in ("-h", "--help"):
         near = get_close_matches(name, TASKS, n=1)
         *others, last = TASKS
-        hint = f"did you mean {near[0]}?" if near else f"take {', '.join(others)} or {last}"
+        hint = f"did you mean {near[0]}?" if near else f"choose {', '.join(others)} or {last}"
         raise UserError(f"no task is called {name}; {hint}")
     if name not in TASKS:
         say(
@@ -119,13 +119,13 @@ def finetune(arguments: Sequence[str]) -> int:
     if not is_rank_zero():
         return ExitStatus.COMPLETE
     if done.ending != ExitStatus.COMPLETE:
-        say(f"stopped; the same command goes on: pretint finetune {shlex.join(arguments)}")
+        say(f"stopped; to continue, run: pretint finetune {shlex.join(arguments)}")
         return done.ending
     return say_results(done.results)
 
 
 def compare(arguments: Sequence[str]) -> int:
-    """Test whether networks differ, by results of probe, knn, svm or finetune: each against the first."""
+    """Test whether networks differ from the first one, by their results of probe, knn, svm or finetune."""
     from transfer.compare import CompareSettings, compare_paths, comparison_lines
 
     words = Positional("networks", "a run, result files, ...; several seeds with commas", nargs="+", kind=str)
@@ -167,8 +167,8 @@ def colorize(arguments: Sequence[str]) -> int:
     if done.skipped:
         say(f"{len(done.skipped)} without a result:", *(f"  {error}" for error in done.skipped))
     count = "1 colored image" if len(done.written) == 1 else f"{len(done.written):,} colored images"
-    stood = f" ({done.stood:,} of them stood there already, made in the same way)" if done.stood else ""
-    say(f"{count}: {settings.out or FOLDER}{stood}")
+    existing = f" ({done.stood:,} of them already existed, made in the same way)" if done.stood else ""
+    say(f"{count}: {settings.out or FOLDER}{existing}")
     if done.sheet:
         say(f"side by side: {done.sheet}")
     return 1 if done.skipped else 0
@@ -235,11 +235,11 @@ def report(arguments: Sequence[str]) -> int:
 
 
 def replay(arguments: Sequence[str]) -> int:
-    """Compute again the step at which the loss of a run became NaN, and show where that began."""
+    """Compute the step at which the loss of a run became NaN again, and show where the first NaN occurs."""
     from pretext.replay import ReplaySettings
     from pretext.replay import replay as job
 
-    evidence = Positional("evidence", "RUN/nonfinite/STEP, as the run printed it when it stopped")
+    evidence = Positional("evidence", "RUN/nonfinite/STEP: the folder that the run printed when it stopped")
     (folder,), settings = read(replay, ReplaySettings, [evidence], arguments)
     say(*job(folder, settings).lines(), f"written to {folder / 'replay.json'}")
     return 0
@@ -257,7 +257,7 @@ def pack(arguments: Sequence[str]) -> int:
     shards = "1 shard" if done.shards == 1 else f"{done.shards:,} shards"
     say(f"{done.images:,} images in {shards}, {done.copied:,} of them copied as they are")
     if not done.complete:
-        say(f"stopped; the same command goes on: pretint pack {shlex.join(arguments)}")
+        say(f"stopped; to continue, run: pretint pack {shlex.join(arguments)}")
         return done.ending
     say(f"labels: {f'{done.classes:,} classes' if done.classes else 'none'}")
     say(f"{folder}: {'was complete already' if done.already else 'complete'}")
@@ -296,7 +296,7 @@ def demo(arguments: Sequence[str]) -> int:
     (named,), _ = read(demo, NoSettings, [run], arguments)
     folder = named.resolve() if named else Path("runs/demo")
     if not folder.name:
-        raise UserError(f"{folder}: no name for a run; give a folder below it")
+        raise UserError(f"{folder}: this cannot be the folder of a run; name a folder inside it")
     photographs = folder.with_name(f"{folder.name}-photographs")
     save_test_parts(photographs)  # the parts that training never sees
 
@@ -306,7 +306,7 @@ def demo(arguments: Sequence[str]) -> int:
 
     return (
         step(pretrain, folder, "--config", RECIPES / "demo.yaml")
-        # The network learned from tiles: it must see the photographs about as large as they were cut from.
+        # The network learned from tiles, so it must see the photographs at about the scale of the tiles.
         or step(colorize, folder, photographs, "--size", "256", "--out", folder / "colored")
         or step(probe, folder, "--train", "bundled:train", "--test", "bundled:test")
         or step(compare, f"random:{folder}", folder)

@@ -1,4 +1,4 @@
-"""The output of commands: lines and tables that are never squeezed."""
+"""The output of commands: lines and tables that are never wrapped."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True,
 def say(*lines: str | Table) -> None:
     """Print lines and tables on standard output; a line is one line, whatever names it holds."""
     console = Console()
-    for line in lines:  # a table is never squeezed: one that wraps can't be read
+    for line in lines:  # a table is never wrapped, because a wrapped table cannot be read
         if isinstance(line, Table):
             gives_way = any(not column.no_wrap for column in line.columns)
             least = console.width if gives_way else max(console.width, line.width or 100)
@@ -50,7 +50,7 @@ class _Escaped:
 
 
 def skips(skipped: Sequence[Sequence[str]], reason: str = "skipped, because they cannot be read") -> list[str]:
-    """Return a list of the images that could not be read, or of what else is wrong with them."""
+    """Return lines that list the images that could not be read, or that have another fault."""
     if not skipped:
         return []
     lines = [f"  {key}: {reason}" for key, reason in skipped[:LISTED]]

@@ -1,4 +1,4 @@
-"""The words of a command: read before it is done, or only read."""
+"""The arguments of a command: parsed before the command runs, or only parsed."""
 
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
@@ -20,7 +20,7 @@ class NoSettings:
 
 
 class _Read(Exception):
-    """The parsed words of a command; raised in place of doing it."""
+    """The parsed arguments of a command; raised instead of running it."""
 
     def __init__(self, positionals: list[Any], settings: Any) -> None:
         self.words = positionals, settings
@@ -41,23 +41,23 @@ def read(
     """Return the positional arguments and settings of a command.
 
     Args:
-        command: its name and docstring are those of the help.
+        command: the help shows its name and docstring.
         kind: dataclass of its settings.
         positionals: its positional arguments.
-        arguments: its words.
-        check: called with the positional arguments and the settings, also where the command will run elsewhere: it
-            raises UserError if an input that has no default is missing.
+        arguments: the words after its name.
+        check: called with the positional arguments and the settings, also if the command will run on another machine;
+            it raises UserError if an input that has no default is missing.
 
     Raises:
-        UserError: they are wrong.
-        SystemExit: they asked for help, which was shown.
+        UserError: an argument is wrong.
+        SystemExit: an argument requested help, which was printed.
     """
     parsed = parse_command(f"pretint {name_of(command)}", command.__doc__ or "", kind, positionals, arguments)
     return understood(parsed, check)
 
 
 def understood(parsed: Parsed[S], check: Callable[[list[Any], S], object] | None = None) -> Parsed[S]:
-    """Check parsed words as ``read`` does; where words are only read, stop there."""
+    """Check parsed arguments as ``read`` does; if arguments are only parsed, stop there."""
     if check:
         check(*parsed)
     if _ONLY_READ.get():

@@ -1,4 +1,4 @@
-"""The command that does a study; it is not sent to a cluster itself, but sends its cells there."""
+"""The command that runs a study. It is not sent to a cluster itself; it sends the cells of the study."""
 
 import contextlib
 import dataclasses
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def study(arguments: Sequence[str]) -> int:
-    """Do a study: pretrainings and evaluations from one file, here or on a cluster, and its table."""
+    """Run a study: pretrainings and evaluations from one file, here or on a cluster, and one table."""
     from pretint.study.cells import CellStore
     from pretint.study.file import StudyOptions
     from pretint.study.local_runner import Status
@@ -28,7 +28,7 @@ def study(arguments: Sequence[str]) -> int:
 
     file = Positional("file", "the study: a YAML file, such as configs/study/ablation_small.yaml")
     places = Positional("places", "PLACE=FOLDER, for the places in the file", nargs="*", kind=str)
-    named = [word for word in arguments if re.match(r"\w+=", word)]  # they may stand anywhere, as options may
+    named = [word for word in arguments if re.match(r"\w+=", word)]  # at any position, like options
     words = [word for word in arguments if word not in named]
     (path, others), options = read(study, StudyOptions, [file, places], words)
     with cluster() if options.on or CellStore(options.folder).jobs.is_dir() else contextlib.nullcontext():
@@ -44,8 +44,8 @@ def study(arguments: Sequence[str]) -> int:
     say(*report.terminal(), *(f"report: {file}" for file in report.files))
     finished, blocked = states.count(Status.FINISHED), states.count(Status.BLOCKED)
     if finished < len(states):
-        goes_on = "; the same command goes on" if finished + len(failed) + blocked < len(states) else ""
-        say(f"{finished} of {len(states)} cells are finished{goes_on}")
+        remedy = "; run the same command again to continue" if finished + len(failed) + blocked < len(states) else ""
+        say(f"{finished} of {len(states)} cells are finished{remedy}")
     for cell, standing in failed:
         log = options.folder / "logs" / f"{cell.place}.log"
         say(f"failed: {cell.name}: {standing.said} (log: {log}; --retry tries it again)")

@@ -28,7 +28,7 @@ SHARED = ("pretrain", "finetune")
 
 @contextlib.contextmanager
 def cluster() -> Iterator[None]:
-    """Turn errors of slurm/ into errors of a user, with one for a missing package."""
+    """Turn errors of slurm/, and a missing package, into a ``UserError``."""
     try:
         from slurm import ClusterError
     except ImportError as error:
@@ -48,12 +48,12 @@ def submit(arguments: Sequence[str]) -> int:
 
     options, words = split_words(arguments, COMMANDS, ("again", "dry_run"))
     for at, word in enumerate(options):
-        if word == "--on" and at + 1 < len(options):  # checked by itself: the file may not hold --name, --jobs, ...
+        if word == "--on" and at + 1 < len(options):  # checked separately: the file may not hold --name, --jobs, ...
             settings_file(ClusterSettings, Path(options[at + 1]))
     about = f"{submit.__doc__} Options of submit come before the command, those of the command after it."
     _, settings = understood(parse_command("pretint submit", about, SubmitSettings, [], options, "--on"))
     if bool(words) == bool(settings.jobs):
-        raise UserError("give a command to submit, such as pretrain runs/x, or --jobs FILE; and not both")
+        raise UserError("give either a command to submit, such as pretrain runs/x, or --jobs FILE")
     if settings.jobs and (settings.name or settings.after):
         raise UserError("--name and --after are for a single command; in a list every job has its own")
     items = (
@@ -79,7 +79,7 @@ def submit(arguments: Sequence[str]) -> int:
 
 @cluster()
 def jobs(arguments: Sequence[str]) -> int:
-    """Show the jobs that were sent: what runs, where, how far, what failed and why. jobs cancel NAME ... ends some."""
+    """Show the jobs that were sent: their states, nodes, progress and errors. jobs cancel NAME ... cancels jobs."""
     from slurm import ClusterError, cancel, states
     from slurm.states import JobsSettings, format_states
 
@@ -87,7 +87,7 @@ def jobs(arguments: Sequence[str]) -> int:
     stop = list(arguments[:1]) == ["cancel"]
     (names,), settings = read(jobs, JobsSettings, [words], arguments[stop:])
     if stop and not names:
-        raise UserError("cancel: which job? give names or numbers, or all")
+        raise UserError("cancel: no job is named; give names or numbers, or all")
     if stop:
         say(*(f"{state.sent.name}: job {state.sent.id} canceled" for state in cancel(settings.folder, names)))
         return 0
@@ -109,7 +109,7 @@ def jobs_of(items: "Sequence[Item]", settings: "SubmitSettings") -> "list[Job]":
 
 
 def _dry_run(jobs: "Sequence[Job]", settings: "SubmitSettings", parsed: Mapping[str, tuple[list[Any], Any]]) -> int:
-    """Show what would be sent, and what it would take."""
+    """Print the jobs that would be sent, and their cost."""
     from pretext.plan.disk import pretrain_disk
     from pretext.plan.job import size
     from pretext.recipe import resolve_source
@@ -118,8 +118,8 @@ def _dry_run(jobs: "Sequence[Job]", settings: "SubmitSettings", parsed: Mapping[
 
     skipped = dict(require_sendable(jobs, settings.folder, settings.again))
     sent = [job for job in jobs if job.name not in skipped]
-    for asked in dict.fromkeys(str(job.asked) for job in sent):
-        alike = [job for job in sent if str(job.asked) == asked]
+    for requested in dict.fromkeys(str(job.asked) for job in sent):
+        alike = [job for job in sent if str(job.asked) == requested]
         if alike[0].asked.executor == "slurm":
             more = f" and {len(alike) - 1} more that ask for the same" if len(alike) > 1 else ""
             text = script(alike[0], settings.folder).strip().expandtabs()
@@ -130,26 +130,26 @@ def _dry_run(jobs: "Sequence[Job]", settings: "SubmitSettings", parsed: Mapping[
     hours = sum(job.asked.gpu_hours for job in sent)
     say(
         f"jobs: {len(sent)}",
-        f"GPU-hours: at most {hours:,.1f} until the time limits; a job that takes longer goes on in another piece",
+        f"GPU-hours: at most {hours:,.1f} until the time limits; a job that takes longer continues in another piece",
     )
     known: list[DiskUsage] = []
     unknown: dict[str, str] = {}
     for job in sent:
         command = job.words[0]
-        positionals, given = parsed[job.name]
+        positionals, job_settings = parsed[job.name]
         try:
             if command == "pretrain":
-                known.append(pretrain_disk(resolve_source(positionals[0], given)))
+                known.append(pretrain_disk(resolve_source(positionals[0], job_settings)))
             elif command == "finetune":
-                known.append(finetune_disk(job.words[1], positionals[0], given))
+                known.append(finetune_disk(job.words[1], positionals[0], job_settings))
             elif estimate := {"probe": probe_disk, "knn": knn_disk, "svm": svm_disk}.get(command):
-                known.append(estimate(positionals[0], given))  # type: ignore[operator]
+                known.append(estimate(positionals[0], job_settings))  # type: ignore[operator]
             else:
                 unknown[command] = "not known beforehand"
         except UserError as error:  # images that only the nodes see, a run that another job will make
             unknown[job.name] = str(error)
     passing = sum(disk.passing for disk in known)
-    more = f", and {size(passing)} more for moments" if passing else ""
+    more = f", and {size(passing)} more for a short time" if passing else ""
     if known:
         say(f"disk: {size(sum(disk.lasting for disk in known))}{more}")
         say(*dict.fromkeys(f"  {note}" for disk in known for note in disk.notes))
@@ -161,42 +161,42 @@ def _read_item(item: "Item", settings: "SubmitSettings") -> tuple[list[Any], Any
     """Return the positional arguments and settings of a job's command; a mistake in them is an error now."""
     name, *rest = item.words
     if name not in COMMANDS:
-        raise UserError(f"{item.name or name}: {name} is no command that can be sent")
+        raise UserError(f"{item.name or name}: {name} is not a command that can be sent")
     try:
         return only_read(COMMANDS[name], rest)
     except UserError as error:
         raise UserError(f"{item.name}: {error}" if settings.jobs else str(error)) from error
     except SystemExit as shown:
-        raise UserError(f"{item.name or name}: only shows help; there is nothing to send") from shown
+        raise UserError(f"{item.name or name}: this command only prints help; there is nothing to send") from shown
 
 
-def _job(item: "Item", settings: "SubmitSettings", positionals: list[Any], given: Any) -> "Job":
+def _job(item: "Item", settings: "SubmitSettings", positionals: list[Any], job_settings: Any) -> "Job":
     """Return a job to send.
 
     Args:
         item: the job as it was written down.
         settings: settings of submit.
         positionals: positional arguments of its command.
-        given: settings of its command.
+        job_settings: settings of its command.
     """
     from slurm import ClusterSettings, Job
     from slurm.snapshot import freeze_file
 
     command, *rest = item.words
-    written = {"pretrain": 0, "pack": 1}  # which of its words names what only this job may write to
+    written = {"pretrain": 0, "pack": 1}  # index of the argument that names the folder that only this job writes to
     claims = str(Path(positionals[written[command]]).resolve()) if command in written else ""
-    asked = settings.cluster
+    requested = settings.cluster
     if item.ask:
-        asked = settings_from(ClusterSettings, {**to_plain(asked), **item.ask}, f"{item.name}: ask")
+        requested = settings_from(ClusterSettings, {**to_plain(requested), **item.ask}, f"{item.name}: ask")
     if command not in SHARED:
-        asked = asked.of_one_task
+        requested = requested.of_one_task
     plugins = [Path(name) for name in os.environ.get(VARIABLE, "").split(os.pathsep) if name]
-    if plugins and VARIABLE not in asked.environment:  # copies: editing a plugin later does not change the job
+    if plugins and VARIABLE not in requested.environment:  # copies: editing a plugin later does not change the job
         copies = [str(freeze_file(plugin, settings.folder, not settings.dry_run)) for plugin in plugins]
-        asked = replace(asked, environment={**asked.environment, VARIABLE: os.pathsep.join(copies)})
+        requested = replace(requested, environment={**requested.environment, VARIABLE: os.pathsep.join(copies)})
     name = item.name
-    if not name:  # from its command, and the first thing that it names
+    if not name:  # make it from the command and its first argument
         first = next((str(one[0] if isinstance(one, list) else one) for one in positionals if one), "")
         words = [command, rest[0] if command == "finetune" and rest else "", Path(first).name or first]
         name = "-".join(filter(None, (re.sub(r"[^\w.+%@]+", "-", word).strip("-.") for word in words)))[:100]
-    return Job(tuple(item.words), name, asked, item.after, claims)
+    return Job(tuple(item.words), name, requested, item.after, claims)

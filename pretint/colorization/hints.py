@@ -1,8 +1,9 @@
 """Hints: given colors of some pixels of an image, for a network that takes them, or for scribbles.
 
-They have two forms. One is an image of the photograph's size with colored strokes on a transparent ground. If nothing
-in it is transparent, the ground is gray (white, or the gray photograph itself), and all that is not gray is a stroke;
-so a gray stroke needs a transparent ground. The other form is a YAML list of points and strokes:
+They have two forms. One is an image of the photograph's size with colored strokes on a transparent background. If
+nothing in it is transparent, the background is gray (white, or the gray photograph itself), and every pixel that is not
+gray belongs to a stroke; so a gray stroke needs a transparent background. The other form is a YAML list of points and
+strokes:
 
     - {at: [120, 80], color: "#c03020"}                       # a pixel
     - {at: [310, 95], radius: 6, ab: [12.5, -30]}              # a disc; a and b instead of a color
@@ -78,7 +79,7 @@ class Stroke(NamedTuple):
     points: tuple[tuple[float, float], ...]
     """x and y."""
     radius: float
-    """Pixels no farther than this from the line belong to it; at least the nearest does."""
+    """Pixels up to this distance from the line belong to it; the nearest pixel always does."""
     ab: tuple[float, float]
 
 
@@ -168,7 +169,7 @@ class Hints(NamedTuple):
 
 
 def from_points(points: Iterable[tuple[float, float, float, float, float]], name: str = "hints") -> Hints:
-    """Make hints of points, (x, y, radius, a, b) each, as somebody clicks them.
+    """Make hints from points, (x, y, radius, a, b) each, that a user clicked.
 
     (0, 0) is the image's upper left corner, not the middle of a pixel.
     """
@@ -278,7 +279,7 @@ def hints_of_image(file: Path | bytes, name: str = "") -> Hints:
 
 def shown(value: Any) -> str:
     """Return any value that a user wrote, shortened to fit a line."""
-    short = reprlib.Repr()  # which stops early, where repr would first write out all of it
+    short = reprlib.Repr()  # it stops early; repr would first write all of it
     short.maxlevel = 2
     try:
         return short.repr(value)[:60]

@@ -34,7 +34,7 @@ from pretint.colorization.sample import draw, entropy, quantile_fields
 from pretint.colorization.scribbles import ScribbleSettings
 
 ROWS = 24
-"""The number of images shown: the first ones."""
+"""The number of images on the contact sheet."""
 FOLDER = Path("colored")
 """The default folder of the results."""
 
@@ -50,20 +50,22 @@ class ColorizeSettings:
 
     Args:
         out: folder for the colored images and the sheet that shows them (default: colored); - is standard output,
-            which is also the default where the image is standard input.
-        format: of the files: jpeg, png, webp, tiff; auto takes the image's own, or PNG where that has no color.
-        quality: of JPEG and lossy WebP, 1 to 100.
-        size: shorter side, in pixels, at which a network sees an image; 0 takes the size at which it
-            was trained to. The result has the full resolution of the input.
-        temperature: of a network's annealed mean: toward 0 more vivid, 1 more cautious.
+            which is also the default if the image is standard input.
+        format: the format of the files: jpeg, png, webp, tiff; auto keeps the format of the image, or takes PNG if that
+            format has no color.
+        quality: the quality of JPEG and lossy WebP, 1 to 100.
+        size: shorter side, in pixels, at which a network sees an image; 0 takes the size of its training. The result
+            has the full resolution of the input.
+        temperature: the temperature of a network's annealed mean: near 0 more vivid, 1 more cautious.
         saturation: factor on the colors: 0 is gray, 1 as predicted.
         samples: the number of further colorings of each image, drawn from the distribution that the network predicts.
         uncertainty: write beside each image how uncertain the network is at each pixel.
         hints: given colors of parts of a single image, a YAML file or an image of strokes: for scribbles, and for a
             network that takes them.
-        first_frame: color the first frame of an animation, or the first of several pages; else it is refused.
+        first_frame: color the first frame of an animation, or the first of several pages; without it such a file is an
+            error.
         megapixels: the largest image that is opened.
-        sheet: write sheet.png, the images side by side: gray, colored, and original where one has color.
+        sheet: write sheet.png, which shows the images side by side: gray, colored, and the original if it has color.
         batch: the number of images of one size that a network sees at once; 0 is 8 on a GPU, else 1.
         seed: the seed of the samples.
         device: auto (the GPU if there is one), cpu, cuda, ...
@@ -115,13 +117,13 @@ class ColorizeResult(NamedTuple):
     """The colored images; samples and maps of uncertainty lie beside them. Empty for standard output."""
     sheet: Path | None
     skipped: list[ImageError]
-    """The images without a result, and why."""
+    """The images without a result, with reasons."""
     notes: list[tuple[str, str]]
     """Notes on images (changes, and what could not be kept) and on the model (that its colors are useless)."""
     streamed: bool = False
     """Whether the result went to standard output."""
     stood: int = 0
-    """The number of those written that were there already, from an earlier call."""
+    """The number of written images that an earlier call made."""
 
 
 @explain_memory_shortage("lower size, batch or megapixels")
@@ -159,8 +161,8 @@ def colorize(model: str | Path, images: Sequence[Path], settings: ColorizeSettin
     )  # fmt: skip
     if (settings.samples or settings.uncertainty) and not colorist.has_distribution:
         raise UserError(
-            f"{model}: predicts one color, and not how likely others are: there is nothing to draw from; leave "
-            "--samples and --uncertainty out, or take a network that learned classification"
+            f"{model}: this network predicts one color for each pixel, and no distribution to draw samples from; leave "
+            "out --samples and --uncertainty, or use a network that learned classification"
         )
     memory = None
     if not streamed:
@@ -181,7 +183,7 @@ def require_images(model: str, images: Sequence[Path]) -> None:
 
 
 def colorize_image(colorist: Colorist, image: Image.Image, saturation: float = 1.0) -> Image.Image:
-    """Color one RGB image. The result has its L, except where a color is clipped because sRGB does not have it."""
+    """Color one RGB image. The result has its L, except if a color is clipped because it is outside of sRGB."""
     lightness = Photograph.of(image).seen(colorist.seen_size(image.size))
     ab = colorist.predict(lightness, image.size).ab
     return merge_image(image, Scaled(colorist.enlarged(ab, lightness, image.size), saturation))
@@ -243,7 +245,7 @@ class _Coloring:
         """Color all images."""
         jobs = self.jobs(images)
         if self.settings.hints and len(jobs) != 1:
-            raise UserError(f"hints are for one image, and {len(jobs)} were given; color that one alone")
+            raise UserError(f"hints are for one image, but {len(jobs)} images are named; name only that image")
         if self.memory is not None:
             for job in jobs:
                 self.memory.require_ours(self.results(job))
@@ -321,7 +323,9 @@ class _Coloring:
         key = "standard input" if job.source == STANDARD else str(job.source)
         try:
             if any(len(os.fsencode(target.name)) > _NAME for target in self.results(job)):
-                raise ImageError(key, f"its name is too long for a result's, of {_NAME} bytes at most; rename it")
+                raise ImageError(
+                    key, f"its name is too long: the name of a result has at most {_NAME} bytes; rename it"
+                )
             file = sys.stdin.buffer.read() if job.source == STANDARD else job.source
             photograph = open_photograph(file, key, settings.megapixels, settings.first_frame)
         except ImageError as error:

@@ -1,13 +1,13 @@
 """Merging of an image's own lightness with new colors, at full resolution, a strip of rows at a time.
 
 Definition: ``lab2rgb`` of scikit-image on L of the image (its ``rgb2lab``) and ab, which is enlarged as
-``F.interpolate(mode="bilinear", align_corners=False)`` does. The result is that, computed in float64, to half a level
-of rounding; what float32 and the tables of 8-bit images add is below 0.01 of a level.
+``F.interpolate(mode="bilinear", align_corners=False)`` does. The result equals this definition in float64, rounded to
+half a level; float32 and the tables for 8-bit images add an error below 0.01 of a level.
 
 An 8-bit strip is a chain of element-wise steps that stays in the cache. Two of them are tables over the root of a
-linear value, which spreads the dark levels: they take a fourth of the time of powers. It is NumPy's work and not
-torch's (the constants are those of ``pretext.color``), because strips are shared out among threads, and torch would
-stop at every step to share out that step.
+linear value, which spreads the dark levels: they take a quarter of the time of powers. This module uses NumPy and not
+torch (with the constants of ``pretext.color``), because it gives whole strips to threads, and torch would distribute
+every single step.
 """
 
 import math
@@ -31,8 +31,8 @@ ImageRows = NDArray[Any]
 Float32Array = NDArray[np.float32]
 T = TypeVar("T")
 
-_STRIP = 1 << 17  # pixels that are joined at once: they and what is made of them stay in a cache
-_STEPS = 65535  # of the tables
+_STRIP = 1 << 17  # pixels that are merged at once: they and the intermediate values fit a cache
+_STEPS = 65535  # steps of the tables
 _XYZ_FROM_RGB = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
 _WHITE = (0.95047, 1.0, 1.08883)
 _LINEAR_BELOW = 0.2068966  # where f of CIE Lab stops being a cube root; as in pretext.color
@@ -133,8 +133,7 @@ def merge_rows(rows: ImageRows, ab: Float32Array) -> ImageRows:
     fz = np.multiply(ab[1], -1 / 200, out=z)
     fz += fy
     np.maximum(fz, 0, out=fz)
-    # The inverse of f of CIE Lab, in place: f^3, and below the bend the line that goes on there. np.where would take
-    # longer than all of this.
+    # The inverse of f of CIE Lab, in place: f^3, and a line below the bend. np.where would take longer than this.
     bend = _LINEAR_BELOW**3 - (_LINEAR_BELOW - 16 / 116) / 7.787  # of 5e-8
     for f in (fx, fy, fz):
         np.minimum(f, _LINEAR_BELOW, out=linear)
@@ -222,7 +221,7 @@ def map_strips(size: tuple[int, int], job: Callable[[int, int], T]) -> Iterator[
 
 
 def _join_deep(rows: ImageRows, ab: Float32Array) -> ImageRows:
-    """Color rows of 16 bits. A level is so small that only float64 gets all of them right."""
+    """Color rows of 16 bits. The levels are so fine that only float64 computes all of them correctly."""
     xyz_from_rgb = np.array(_XYZ_FROM_RGB)
     curve, to_y, rgb_from_xyz = _curve(65535), xyz_from_rgb[1], np.linalg.inv(xyz_from_rgb) * np.array(_WHITE)
     linear = curve.take(rows)

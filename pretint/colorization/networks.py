@@ -30,7 +30,7 @@ PALE = 2.0
 """Lab units: smaller a and b are not visible."""
 
 _UNIFORM = 1.0  # Lab units
-_LONG = 8  # times as long as wide: a longer image is squeezed, because memory grows with the seen size
+_LONG = 8  # largest ratio of the sides; a longer image is squeezed, because memory grows with the seen size
 
 
 class NetworkColorist:
@@ -135,7 +135,7 @@ def open_network(
     """
     pretrained = open_pretrained(model)
     if not pretrained.has_head:
-        raise UserError(f"{model}: these weights have no color head; they can be probed, but color nothing")
+        raise UserError(f"{model}: these weights have no color head; they can be evaluated, but cannot color")
     if hints is not None and not pretrained.colorizer.backbone.takes_hints:
         raise UserError(f"{model}: its network takes no hints; siggraph17 does. Leave --hints out")
     colorizer = pretrained.colorizer.to(pick_device(device))
@@ -203,6 +203,6 @@ class ColorRange:
         which = "1 image" if self.images == 1 else f"{self.images:,} images"
         color = f"a {(a + a_high) / 2:.0f}, b {(b + b_high) / 2:.0f}, to 1 Lab unit"
         return (
-            f"warning: every pixel of {which} gets the same color ({color}): the network has learned nothing, or sees "
-            "nothing in them; train it longer, or name another"
+            f"warning: every pixel of {which} gets the same color ({color}): the network has not learned to color, or "
+            "does not recognize anything in them; train it longer, or use another network"
         )

@@ -1,6 +1,6 @@
-"""The images of a call, the paths of their results, and which results stand from an earlier call.
+"""The images of a call, the paths of their results, and the results of earlier calls that are still valid.
 
-No result replaces a file that is not ours. A call that was stopped goes on where it was.
+No result replaces a file that pretint did not write. If a call was stopped, the next one continues there.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ STANDARD = Path("-")
 FILE = ".pretint-colorize.jsonl"
 """A file in the folder of results: a line of JSON for every image that was colored."""
 
-_MEANING = 1  # raised when the same settings come to make something else
+_MEANING = 1  # version; raise it when the same settings give other colors
 _WRITTEN: tuple[Format, ...] = ("jpeg", "png", "webp", "tiff")
 _ENDINGS: dict[str, Format] = {ending: format for format in _WRITTEN for ending in formats.FORMATS[format.upper()]}
 _OF_SEVERAL = (".mpo", ".apng")  # endings of files with several images; a result holds one
@@ -74,7 +74,9 @@ def list_jobs(
             sources[path, Path("stdin.png")] = None
         elif path.is_dir():
             if _real(out).is_relative_to(_real(path)):
-                raise UserError(f"{out}: lies in {path}, whose images are colored; name a folder outside with --out")
+                raise UserError(
+                    f"{out}: this folder is in {path}, whose images are colored; name a folder outside with --out"
+                )
             folder = Folder(path)
             places = [Path(os.fsdecode(folder.path(index))) for index in range(len(folder))]
             sources |= dict.fromkeys((path / place, place) for place in places)
@@ -136,7 +138,7 @@ def _expand_patterns(images: Sequence[Path], out: Path) -> list[Path]:
         if out_folder != fixed and out_folder.is_relative_to(fixed):
             matches = [match for match in matches if not _real(match).is_relative_to(out_folder)]
         within = {parent for match in matches for parent in match.parents}
-        # A folder that the results lie in stands only for the other matches in it.
+        # If a folder holds the results, take only its other matches.
         folders = {
             match
             for match in matches
@@ -217,7 +219,7 @@ class FinishedResults:
                 raise UserError(f"{state[0]}: was changed since pretint wrote it; name another folder with --out")
 
     def begin(self, targets: Sequence[Path]) -> None:
-        """Forget an image's results before they are written again: after a kill they may be incomplete."""
+        """Delete the record of an image's results before they are written again: a kill may leave them incomplete."""
         if self._known.pop(self._name(targets[0]), None) is not None:
             self._append({"target": self._name(targets[0])})
 

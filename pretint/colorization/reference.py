@@ -1,15 +1,15 @@
 """Color from a reference image (Welsh, Ashikhmin, Mueller 2002: Transferring Color to Greyscale Images).
 
-The reference's L is shifted and scaled to the mean and standard deviation of the photograph's. About 200 of its
-pixels, one at a random place in every cell of a grid, stand for it. A pixel of the photograph takes ab of that sample
-for which 0.5 |difference in L| + 0.5 |difference in the standard deviation of L in a 5 x 5 window| is least; of
-samples equal in both, the first. The publication speaks of a weighted average of luminance and standard deviation; we
-take the average of the differences, as an average of the values would mistake bright and smooth for dark and rough.
+The reference's L is shifted and scaled to the mean and standard deviation of the photograph's. Its samples are about
+200 of its pixels, one at a random position in every cell of a grid. A pixel of the photograph takes ab of the sample
+with the smallest 0.5 |difference in L| + 0.5 |difference in the standard deviation of L in a 5 x 5 window|; of samples
+equal in both, the first. The publication speaks of a weighted average of luminance and standard deviation; we take the
+average of the differences, because an average of the values would confuse bright and smooth with dark and rough.
 Windows are cut off at the border.
 
-With swatches, pairs of rectangles, that is done for each pair by itself. The photograph's colored rectangles then
-color the rest of it: a pixel takes ab of that sample, about 200 in each rectangle, whose 5 x 5 window of L has the
-least sum of squared differences. The user marked what belongs together, and the search stays within one image.
+With swatches (pairs of rectangles), this is done for each pair separately. Then the photograph's colored rectangles
+color the rest of it: a pixel takes ab of the sample, of about 200 in each rectangle, whose 5 x 5 window of L has the
+smallest sum of squared differences. So the user marks matching regions, and the search stays within one image.
 """
 
 from dataclasses import dataclass
@@ -76,8 +76,8 @@ class ReferenceSettings:
     """Settings of coloring by a reference image.
 
     Args:
-        samples: the number of pixels of the reference that stand for it; 0 takes all.
-        seed: the seed of the places of the samples.
+        samples: the number of sampled pixels of the reference; 0 takes all.
+        seed: the seed of the positions of the samples.
         pixels: larger images, photograph and reference, are reduced to this number of pixels; the color is then
             brought to every pixel along the edges of the photograph.
         swatches: none, or a YAML file with a list of pairs of rectangles, [x, y, width, height] in pixels, such as
@@ -98,7 +98,7 @@ class ReferenceSettings:
 
 
 class ReferenceSamples(NamedTuple):
-    """The pixels that stand for an image or a part of it."""
+    """The sampled pixels of an image or of a part of it."""
 
     features: Floats
     """(n, 2): half of L, half of its standard deviation in the window."""
@@ -137,7 +137,7 @@ class ReferenceColorist:
         gray = seen.double().numpy()
         if not self.swatches:
             return torch.from_numpy(match_samples(features(gray), self._samples(self.lab, gray)).astype(np.float32))
-        # The rectangles take the colors of the reference's, and the rest takes those of the rectangles.
+        # The rectangles take colors from the reference's rectangles, and the rest takes colors from these rectangles.
         boxes = [swatch.photo.scaled(size, (gray.shape[0], gray.shape[1])) for swatch in self.swatches]
         ab = np.empty((2, *gray.shape))
         colored = np.zeros(gray.shape, bool)
@@ -146,7 +146,7 @@ class ReferenceColorist:
             part = gray[box.slices]
             ab[:, *box.slices] = match_samples(features(part), self._samples(self.lab[:, *source.slices], part))
             colored[box.slices] = True
-        for box in boxes:  # in a second pass: where two overlap, the later one counts
+        for box in boxes:  # in a second pass: if two overlap, the later one counts
             y, x = jittered(box.height, box.width, self.settings.samples, self.settings.seed)
             windows.append(_windows(gray, y + box.y, x + box.x))
             colors.append(ab[:, y + box.y, x + box.x].T)

@@ -1,10 +1,10 @@
 """Samples of colors from the distribution that a network predicts, and its entropy.
 
-A color drawn anew for every pixel would be confetti. Here a drawing is a pair of smooth random fields of quantiles,
-each uniform in [0, 1] at every place, and the color is the point of these quantiles: of a first, then of b given a
-(the Knothe-Rosenblatt map). So the colors of every place have exactly the predicted distribution, and neighbors of
-alike distributions get alike colors. A bin stands for all of its square of 10 x 10 Lab units (or what the bins'
-spacing is), or colors would come in steps; where a passes from one row of bins to the next, b may still make one.
+Independent colors for every pixel would look like noise. So a sample is a pair of smooth random fields of quantiles,
+each uniform in [0, 1] at every pixel, and the color is the point of these quantiles: first of a, then of b given a
+(the Knothe-Rosenblatt map). The colors of every pixel have exactly the predicted distribution, and neighboring pixels
+with similar distributions get similar colors. To avoid steps of color, each bin is spread over its square of 10 x 10
+Lab units (or the spacing of the bins); b may still have a step if a passes from one row of bins to the next.
 """
 
 import math
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pretext.gamut import STEP, TEMPERATURE, bin_centers
 
-_PATCHES = 4  # of independent color along the shorter side
+_PATCHES = 4  # patches of independent color along the shorter side
 
 
 def entropy(logits: Tensor) -> Tensor:

@@ -1,19 +1,18 @@
 """Colors that spread from scribbles over an image (Levin, Lischinski, Weiss 2004: Colorization using Optimization).
 
-A pixel r is asked to have the weighted mean color of its neighbors s in the 3 x 3 window. The weights are
+Each pixel r should have the weighted mean color of its neighbors s in the 3 x 3 window. The weights are
 exp(-(Y_r - Y_s)^2 / v_r), normalized to add up to 1; the window is cut off at the border. As in the released code:
 
 - v_r = 0.6 times the variance of Y in the window, r included (the paper prints 2 times);
 - v_r is at least so large that the neighbor most like r has a weight of 0.01 before normalizing, and at least 2e-6;
-- a pixel with a given color has it exactly, and nothing else is asked of it. (The paper's sum goes over all
-  pixels.) So there are as many equations as unknowns, the least sum of squares is 0, and every color lies
-  between the given ones.
+- a pixel with a given color has it exactly, and has no equation. (The paper's sum includes all pixels.) So there are
+  as many equations as unknowns, the least sum of squares is 0, and every color lies between the given ones.
 
 Y is L / 100 here: in the publication the luma of a gamma-encoded image, in [0, 1].
 
-The matrix I - W of the unknown pixels is a diagonally dominant M-matrix: it is factored without pivoting, in an
-order of least fill. For small images that is the solution. For large ones the factors are made in single
-precision, for little more than half the memory, and precondition BiCGSTAB in double precision.
+The matrix I - W of the unknown pixels is a diagonally dominant M-matrix, so it is factored without pivoting, in an
+order with little fill. For small images the factors give the solution. For large images they are computed in single
+precision, which takes little more than half the memory, and precondition BiCGSTAB in double precision.
 
 The error is known, not guessed: for any t > 0 with (I - W) t >= c > 0, no pixel of a solution with residual r is
 off by more than max |r| max t / c. (For c = 1, t is how many steps a random walk takes to a given pixel.)
@@ -40,7 +39,7 @@ VARIANCE = 0.6
 """The released code's factor on the variance of the window; the paper prints 2."""
 
 TOLERANCE = 1e-3
-"""How far from the exact solution a color may be, in Lab units."""
+"""The largest allowed distance of a color from the exact solution, in Lab units."""
 
 DIRECT = 1 << 16
 """The largest number of unknowns for which the factors are in double precision."""
@@ -112,7 +111,7 @@ def propagate(
         del walk
         solution, error = right, np.inf
         if len(right) > direct:
-            # A region all but cut off can be singular in single precision; what overflows has no bound.
+            # A nearly isolated region can be singular in single precision; a solution that overflows has no bound.
             with contextlib.suppress(RuntimeError), np.errstate(all="ignore"):
                 solution, error = _solve_iteratively(system, right)
         if not error <= TOLERANCE:

@@ -1,4 +1,4 @@
-"""Ask: variants of a pretraining, evaluations and seeds in one file; one table out.
+"""Studies: variants of a pretraining, evaluations and seeds in one file, and one table of results.
 
 What is named in ``__init__.pyi`` is the public interface; the rest may change between versions.
 """

@@ -1,4 +1,4 @@
-"""The cells of a study: the commands that it takes, the folders where they lie, and which are finished.
+"""The cells of a study: their commands, their folders, and which of them are finished.
 
 STUDIES/                     shared by all studies in it: a cell that two of them have is made once
     runs/NAME.KEY/           a pretraining: a run like any other
@@ -40,7 +40,7 @@ class StudyCell:
     """A piece of a study's work: a command that may be called again, and makes one folder."""
 
     key: str
-    """By which it is found again, see ``pretint.study.identity``."""
+    """The key that identifies it, see ``pretint.study.identity``."""
     variant: str
     seed: int
     evaluation: str
@@ -51,9 +51,9 @@ class StudyCell:
     folder: str
     """The folder that it makes, relative to that of the studies: runs/NAME.KEY, or results/NAME.KEY with a result."""
     after: str
-    """Key of the cell that must be finished before; empty if there is none."""
+    """Key of the cell that must be finished first; empty if there is none."""
     steps: int = 0
-    """Steps of a pretraining."""
+    """Number of steps of a pretraining."""
     ask: dict[str, Any] = field(default_factory=dict)
     """Settings of the cluster that its job changes."""
 
@@ -70,7 +70,7 @@ class StudyCell:
 
 @dataclass(frozen=True)
 class StudyCall:
-    """The call of a study: called so again, it is the same study."""
+    """The command line of a study, and its files; the same ones give the same study."""
 
     words: tuple[str, ...] = ()
     """The words after ``pretint``; empty in a plan that does not hold them."""
@@ -108,7 +108,7 @@ def describe_call(file: Path, study: StudySettings, places: Sequence[str], optio
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """All cells of a study, and what its report needs besides: plain values, as they stand in its folder."""
+    """All cells of a study, and the other facts that its report needs: plain values, stored in its folder."""
 
     about: str
     variants: tuple[str, ...]
@@ -148,7 +148,9 @@ def read_plan(file: Path) -> StudyPlan:
         return StudyPlan(**{**values, **tuples, "cells": cells, "call": call})
     except (OSError, KeyError, TypeError) as error:  # KeyError, TypeError: of a version with other fields
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise UserError(f"{file}: no study's plan of this version ({reason}); call pretint study again") from error
+        raise UserError(
+            f"{file}: not the plan of a study of this version ({reason}); run pretint study again"
+        ) from error
 
 
 class Failure(NamedTuple):
@@ -174,7 +176,7 @@ class CellStore:
         return self.root / "jobs"
 
     def place(self, kind: str, name: str, key: str) -> str:
-        """Return where something lies, relative to the root: what has its key, whatever its name; else a new place.
+        """Return the path of a folder or file, relative to the root: the existing path with this key, or a new one.
 
         Args:
             kind: runs, results or recipes.
@@ -202,7 +204,7 @@ class CellStore:
     def check_network(self, cell: StudyCell) -> bool:
         """Return whether the network of a finished pretraining is undamaged; if not, the cell counts as unfinished.
 
-        For the cells that are to use it: they would take the checkpoint before. This reads all of the checkpoint.
+        Without this check, cells that use the network would take an earlier checkpoint. It reads the whole checkpoint.
         """
         newest = newest_checkpoint(self.folder(cell))
         if newest is not None and checkpoint_damage(newest):
@@ -238,7 +240,7 @@ class CellStore:
         return ""
 
     def failure(self, cell: StudyCell) -> Failure | None:
-        """Return how a cell failed; None if it did not, or was tried again since."""
+        """Return the failure of a cell; None if it did not fail, or was tried again since."""
         try:
             record = json.loads(self.file(cell, "failed").read_text(encoding="utf-8"))
         except OSError:
@@ -275,11 +277,11 @@ class CellStore:
         """Take a cell's lock; return None if another process has it.
 
         Returns:
-            A file descriptor, for the command that does the work: the lock lasts as long as that has it open, whatever
-            becomes of this process.
+            A file descriptor for the command that does the work. The lock lasts as long as that command has it open,
+            even if this process ends.
 
         Raises:
-            UserError: nothing can be written there.
+            UserError: the folder cannot be written.
         """
         path = self.file(cell, "lock")
         try:
@@ -301,7 +303,7 @@ class CellStore:
 
     @contextlib.contextmanager
     def lock_places(self) -> Iterator[None]:
-        """Keep others from choosing places for cells: two who choose at the same time would give one cell two."""
+        """Lock the choice of paths: two processes that choose at the same time would give one cell two paths."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             lock = (self.root / ".lock").open("a")

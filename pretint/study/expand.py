@@ -24,7 +24,7 @@ from pretint.study.cells import PRETRAIN, CellStore, StudyCell, StudyPlan
 from pretint.study.file import StudySettings, Variant, flatten
 from transfer.results import PREFIX
 
-# Names of an evaluation's entry that are no settings of its command.
+# Keys of an evaluation's entry that are not settings of its command.
 _NO_SETTINGS = ("command", "config", "row", "variants", "ask", "rescaled", "against")
 _OF_RANDOM = ("config", "backbone.name", "backbone.arguments", "crop.size", "crop.area")
 """The settings that change random weights, or how large images are seen."""
@@ -33,7 +33,7 @@ _OF_RANDOM = ("config", "backbone.name", "backbone.arguments", "crop.size", "cro
 def expand(study: StudySettings, shelf: CellStore) -> StudyPlan:
     """Return the cells of a study, each after the one that it needs.
 
-    Two cells that are the same, by whatever names, are one: it stands under the first.
+    Cells with the same content are one cell, which has the first of their names.
 
     Raises:
         UserError: a setting is wrong, or images are missing; the message names the variant or the evaluation.
@@ -111,7 +111,7 @@ def _network(variant: Variant, seed: int, shelf: CellStore) -> tuple[_Network, P
     stages = _stages(settings.backbone.name, json.dumps(settings.backbone.arguments))
     if variant.network == "random":
         if idle := [name for name in variant.own if name not in _OF_RANDOM]:
-            raise UserError(f"{idle[0]} changes nothing where network is random; leave it out")
+            raise UserError(f"{idle[0]} has no effect if network is random; leave it out")
         key = identity.key_of(identity.random_weights(settings))
         file = shelf.place("recipes", _slug(variant.name, seed), f"{key}.yaml")
         return _Network(f"random:{shelf.root / file}", key, None, False, stages, {file: to_plain(settings)}), None
@@ -144,7 +144,7 @@ def _evaluation_cell(
         variant: its variant.
         seed: its seed.
         name: name of the evaluation.
-        entry: the evaluation as it stands in the study's file.
+        entry: the evaluation in the study's file.
         shelf: the folder of the cells.
     """
     command = str(entry.get("command", ""))
@@ -152,11 +152,13 @@ def _evaluation_cell(
         raise UserError(f"command is {command or 'missing'}; take one of {', '.join(identity.EVALUATIONS)}")
     settings_of_entry = {key: value for key, value in entry.items() if key not in _NO_SETTINGS}
     if taken := sorted({"out", "reference", "seed", "format"} & settings_of_entry.keys()):
-        raise UserError(f"{taken[0]} is not set for one evaluation: the study sets it; leave it out")
+        raise UserError(f"{taken[0]} cannot be set for one evaluation, because the study sets it; leave it out")
     if command == "score" and variant.name in BASELINES:
         raise UserError(f"variant {variant.name} colors, and has the name of a baseline of scores; rename it")
     if command != "score" and entry.get("against"):
-        raise UserError(f"against is only for score; {command} is compared by baseline and by against of the variants")
+        raise UserError(
+            f"against is only for score; for {command}, set baseline, or against of the variants, to choose comparisons"
+        )
     rescaled = entry.get("rescaled", False)
     if rescaled not in (True, False) or (rescaled and not command.startswith("finetune")):
         raise UserError(f"rescaled is {rescaled}: it can be true for finetune, and is false for other commands")
@@ -164,13 +166,13 @@ def _evaluation_cell(
     words = ["--config", entry["config"]] if entry.get("config") else []
     kind = identity.EVALUATIONS[command]
     words += [f"--{key}={_as_option(key, value)}" for key, value in flatten(settings_of_entry, kind).items()]
-    if command.startswith("finetune"):  # its head and its order of images are drawn anew with every seed
+    if command.startswith("finetune"):  # every seed has its own head and order of images
         words += [f"--seed={seed}"]
     if command != "score":
         words += ["--reference=false"]
     networks = Positional("networks", "", nargs="+", kind=str)
     _, settings = parse_command(f"pretint {command}", "", kind, [networks], ["NETWORK", *words])
-    # Images must be named: the bundled ones that a command takes by default are nobody's question.
+    # Images must be named: a study is not about the bundled images, which a command takes by default.
     named = settings_of_entry.keys() | (read_yaml(Path(entry["config"])).keys() if entry.get("config") else set())
     for place in ("train", "test") if hasattr(settings, "train") else ("images",):
         if place not in named or not getattr(settings, place):

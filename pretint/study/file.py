@@ -38,7 +38,7 @@ class StudyOptions:
         on: a YAML file with what to request from the cluster, as of submit; empty: compute on this machine.
         parallel: how many cells run at the same time, on this machine.
         retry: try failed cells again.
-        wait: show how the jobs on a cluster proceed until they are done; else only send them.
+        wait: show the progress of the jobs on a cluster until they are done; if false, only send them.
         dry_run: compute nothing; list the cells, finished ones marked.
     """
 
@@ -52,9 +52,9 @@ class StudyOptions:
 
     def __post_init__(self) -> None:
         if not 1 <= self.parallel <= 256:
-            raise UserError(f"parallel is {self.parallel}: from 1 to 256 cells can run at the same time")
+            raise UserError(f"parallel is {self.parallel}: it must lie in [1, 256]")
         if self.name and (Path(self.name).name != self.name or self.name.startswith(".")):
-            raise UserError(f"name is {self.name}: it must be a name of a folder, and not a path")
+            raise UserError(f"name is {self.name}: it must be the name of a folder, not a path")
 
 
 @dataclass
@@ -75,8 +75,8 @@ class StudySettings:
             study's table shows, where held-out images choose none; "against", the variant that the colors of all
             others are compared with; "variants", if not all are evaluated; "ask".
         baseline: the variant that all others are compared with.
-        places: what {name} stands for wherever it occurs: folders of images.
-        figures: images that the report shows as every variant colors them.
+        places: folders of images by name; {name} in a setting is replaced by the folder.
+        figures: images that the report shows in the colors of every variant.
     """
 
     about: str = ""
@@ -94,7 +94,7 @@ class StudySettings:
         for kind, names in (("variant", self.variants), ("evaluation", self.evaluations)):
             for name in names:
                 if not re.fullmatch(NAME, str(name)):
-                    raise UserError(f"{kind} {name!r}: name it by letters, digits, spaces and .,_+%=-, at most 60")
+                    raise UserError(f"{kind} {name!r}: use at most 60 letters, digits, spaces and .,_+%=- in the name")
         if not self.variants and not self.grid:
             raise UserError("variants: none; name at least one")
         if (
@@ -190,7 +190,7 @@ def read_study(path: Path, places: Mapping[str, str] | None = None) -> StudySett
     study = settings_from(StudySettings, _check(read_yaml(path), path), str(path))
     if unknown := [name for name in places or {} if name not in study.places]:
         known = ", ".join(study.places) or "it has none"
-        raise UserError(f"{unknown[0]}: no place of {path} is called so ({known}); write PLACE=FOLDER after the file")
+        raise UserError(f"{unknown[0]}: {path} has no place of this name ({known}); write PLACE=FOLDER after the file")
     study.places = {**study.places, **(places or {})}
     folder = path.parent
     filled = {
@@ -254,7 +254,7 @@ def _fill(value: Any, places: Mapping[str, str], path: Path) -> Any:
     if isinstance(value, str):
         missing = [name for name in _PLACE.findall(value) if not places.get(name)]
         if missing:
-            raise UserError(f"{path}: where is {missing[0]}? write {missing[0]}=FOLDER after the file")
+            raise UserError(f"{path}: place {missing[0]} has no folder; write {missing[0]}=FOLDER after the file")
         return _PLACE.sub(lambda match: places[match[1]], value)
     if isinstance(value, dict):
         return {_fill(key, places, path): _fill(item, places, path) for key, item in value.items()}
@@ -264,7 +264,7 @@ def _fill(value: Any, places: Mapping[str, str], path: Path) -> Any:
 
 
 def _beside(folder: Path, name: str) -> Path:
-    """Return a file that another one names: relative to that one's folder, else as it stands."""
+    """Return the path of a file that another file names: relative to the folder of that file, else unchanged."""
     path = Path(os.path.normpath(folder / name))
     return path if path.exists() or not Path(name).exists() else Path(name)
 

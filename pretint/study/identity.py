@@ -29,7 +29,7 @@ from transfer.tasks.registry import TASKS, open_task
 from transfer.tasks.task import FinetuneSettings
 
 FORMAT = 1
-"""Raised when a cell changes its meaning, as when a default changes: then no older cell is found again."""
+"""Raise this number when the meaning of a cell changes, for example by a new default: then no older cell is used."""
 
 EVALUATIONS: dict[str, type[Any]] = {
     "probe": ProbeSettings,
@@ -47,7 +47,7 @@ _MACHINE = {
 _PROTOCOLS: dict[type[Any], type[Any]] = {
     ProbeSettings: ProbeProtocol, KnnSettings: NearestProtocol, SvmSettings: SvmProtocol
 }  # fmt: skip
-_FREE = ("machine", "online")  # groups of settings of pretraining that change no weight
+_FREE = ("machine", "online")  # groups of pretraining settings that do not change the weights
 
 
 def key_of(*identity: Any) -> str:

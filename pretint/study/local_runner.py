@@ -1,4 +1,4 @@
-"""The cells of a study as processes of this machine, some at a time."""
+"""Run the cells of a study as processes on this machine, several at the same time."""
 
 import contextlib
 import os
@@ -62,13 +62,13 @@ class _Work:
     cell: StudyCell
     process: "subprocess.Popen[bytes]"
     place: int
-    """Its number among those that run at the same time: 0, 1, ..."""
+    """The number of its slot among the cells that run at the same time: 0, 1, ..."""
 
 
 def initial_states(cells: Iterable[StudyCell], shelf: CellStore) -> dict[str, CellStatus]:
     """Return the states of cells by their files: finished, failed or waiting.
 
-    A pretraining whose network is damaged is done again if another cell waits for it.
+    If the network of a pretraining is damaged, and another cell needs it, the pretraining counts as not finished.
     """
     states: dict[str, CellStatus] = {}
     by_key = {cell.key: cell for cell in cells}
@@ -91,11 +91,11 @@ def run_here(
     retry: bool,
     sent: Callable[[], Collection[str]] = tuple,
 ) -> "Iterator[tuple[CellStatuses, ExitStatus]]":
-    """Do the cells that are not finished, each when the cell that it needs is.
+    """Run the cells that are not finished, each after the cell that it needs.
 
-    Yields, several times a second and once at the end, the states of all cells. The last ending says whether a stop was
-    requested: then every command was told to save itself, and has. A cell that failed in an earlier call is tried again
-    only with ``retry``.
+    Yields the states of all cells, several times a second and once at the end. The last exit status tells whether a
+    stop was requested; then every command got the signal, saved its state and ended. A cell that failed in an earlier
+    call is tried again only with ``retry``.
 
     Args:
         cells: each after the one that it needs; those of one key are one.
@@ -107,7 +107,7 @@ def run_here(
     Raises:
         UserError: nothing can be written.
         ClusterError: jobs were sent from here, and the cluster does not answer the first query.
-        KeyboardInterrupt: a second Ctrl-C; the commands were ended at once, and lose what came after their checkpoint.
+        KeyboardInterrupt: a second Ctrl-C; the commands were ended at once, and lose all work since their checkpoint.
     """
     unique = list({cell.key: cell for cell in cells}.values())
     for cell in unique if retry else ():
@@ -116,7 +116,7 @@ def run_here(
     work: list[_Work] = []
     stop = ExitStatus.COMPLETE
     waits = any(standing.word == Status.WAITING for standing in states.values())
-    queued, asked = sent() if waits else (), time.monotonic()
+    queued, queried_at = sent() if waits else (), time.monotonic()
     with catch_signals() as requested:
         try:
             while True:
@@ -134,8 +134,8 @@ def run_here(
                     stop = ending
                     for job in work:
                         job.process.send_signal(signal.SIGTERM)
-                if time.monotonic() - asked > _ASK_EVERY:
-                    queued, asked = sent(), time.monotonic()
+                if time.monotonic() - queried_at > _ASK_EVERY:
+                    queued, queried_at = sent(), time.monotonic()
                 if not stop:
                     _start_cells(unique, shelf, states, work, parallel, queued)
                 for job in work:
@@ -216,7 +216,7 @@ def _start_command(
             stderr=log,
             env=environment,
             pass_fds=[lock],
-            start_new_session=True,  # Ctrl-C is for the study, which tells them to save themselves
+            start_new_session=True,  # Ctrl-C goes to the study, which sends them a signal to save
         )
 
 

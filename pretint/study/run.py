@@ -59,10 +59,10 @@ class StudyOutcome(NamedTuple):
 
 
 def study(file: Path, places: Sequence[str], options: StudyOptions, send: Send | None = None) -> StudyOutcome:
-    """Do a study, or go on with one.
+    """Run a study, or continue one.
 
-    Cells that are finished, in this study or another of the same folder, are found and not computed again. Called
-    again after an interruption it goes on, and gives the same numbers.
+    Cells that are finished, in this study or another of the same folder, are not computed again. A call after an
+    interruption continues the study, and gives the same numbers.
 
     Args:
         file: its YAML file.
@@ -88,10 +88,10 @@ def study(file: Path, places: Sequence[str], options: StudyOptions, send: Send |
     settings = read_study(file, folders)
     name = options.name or file.stem
     if name.startswith("."):
-        raise UserError(f"{file}: its name makes no folder; give a --name")
+        raise UserError(f"{file}: its name cannot be the name of a folder; choose another with --name")
     folder = options.folder / name
     if name in ("runs", "results", "recipes", "logs", "jobs"):
-        raise UserError(f"{folder}: cells of studies lie there; give another --name")
+        raise UserError(f"{folder}: this folder holds cells of studies; choose another --name")
     plan = expand(settings, CellStore(options.folder))  # a mistake in it leaves no folder behind
     if options.dry_run:
         return StudyOutcome(folder, plan, initial_states(plan.cells, shelf), ExitStatus.COMPLETE)
@@ -123,7 +123,7 @@ def study(file: Path, places: Sequence[str], options: StudyOptions, send: Send |
 def show(
     plan: StudyPlan, shelf: CellStore, looks: Iterable[tuple[CellStatuses, ExitStatus]]
 ) -> Iterator[tuple[CellStatuses, ExitStatus]]:
-    """Yield the same looks, and show them to a user: a table on a terminal, elsewhere a line for every change."""
+    """Yield the same states, and show them to the user: as a table on a terminal, else as a line for every change."""
     console = Console(stderr=True)
     if not console.is_terminal:
         by_key = {cell.key: cell for cell in plan.cells}
@@ -174,7 +174,7 @@ class SoFar:
 
 
 def table(plan: StudyPlan, states: CellStatuses, so_far: SoFar, ending: ExitStatus = ExitStatus.COMPLETE) -> Group:
-    """Return a table of variants by evaluations: results, how many seeds are finished, and how far the others are."""
+    """Return a table of variants by evaluations: results, number of finished seeds, and progress of the others."""
     names = list(plan.evaluations)
     pretrained = any(not cell.evaluation for cell in plan.cells)
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -190,7 +190,7 @@ def table(plan: StudyPlan, states: CellStatuses, so_far: SoFar, ending: ExitStat
     counts = [f"{words.count(Status.FINISHED)} of {len(words)} cells finished"]
     counts += [f"{words.count(word)} {word}" for word in _SHOWN if word in words]
     if ending:
-        counts.append("stopping: what runs saves itself; Ctrl-C again ends it at once")
+        counts.append("stopping: running cells save their state; press Ctrl-C again to end them at once")
     return Group(shown, ", ".join(counts))
 
 

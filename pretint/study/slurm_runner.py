@@ -1,4 +1,4 @@
-"""The cells of a study as jobs on a cluster."""
+"""Run the cells of a study as jobs on a cluster."""
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from slurm.job_list import Item
 
 _ASK_EVERY = 5.0  # seconds between two queries of the queue
-_PATIENCE = 600.0  # seconds in which Slurm may not answer
-_LATE = 60.0  # seconds in which the files of a complete job may not be visible here yet
+_PATIENCE = 600.0  # seconds that Slurm may take to answer again
+_LATE = 60.0  # seconds until the files of a complete job must be visible here
 
 
 def jobs_to_send(cells: Sequence[StudyCell], shelf: CellStore, retry: bool) -> "list[Item]":
@@ -92,7 +92,7 @@ def queue(shelf: CellStore) -> Callable[[], Collection[str]]:
 def follow(cells: Sequence[StudyCell], shelf: CellStore) -> Iterator[tuple[CellStatuses, ExitStatus]]:
     """Yield the states of all cells, every few seconds, until no job is in the queue or a stop is requested.
 
-    The jobs go on after that.
+    The jobs continue after that.
 
     Raises:
         ClusterError: Slurm does not answer.
@@ -129,8 +129,8 @@ def _jobs(shelf: CellStore) -> Mapping[str, CellStatus]:
         if job.live:
             share = job.done / job.total if job.total else 0.0
             word = Status.RUNNING if job.word in ("running", "ending") else Status.ELSEWHERE
-            said = job.doing if word == Status.RUNNING else f"{job.word} {job.why}".strip()
-            jobs[job.sent.name] = CellStatus(word, share, job.left, said)
+            message = job.doing if word == Status.RUNNING else f"{job.word} {job.why}".strip()
+            jobs[job.sent.name] = CellStatus(word, share, job.left, message)
             continue
         if job.word == "complete":
             ends = [record["time"] for record in attempts(Path(job.sent.folder)) if record["kind"] == "end"]
@@ -142,6 +142,8 @@ def _jobs(shelf: CellStore) -> Mapping[str, CellStatus]:
         elif job.word == "stopped":
             jobs[job.sent.name] = CellStatus(Status.STOPPED)
         else:
-            said = "ended well, but left nothing" if job.word == "complete" else job.why or job.word
-            jobs[job.sent.name] = CellStatus(Status.FAILED, said=said)
+            message = (
+                "the job ended without an error, but made no files" if job.word == "complete" else job.why or job.word
+            )
+            jobs[job.sent.name] = CellStatus(Status.FAILED, said=message)
     return jobs

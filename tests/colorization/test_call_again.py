@@ -76,7 +76,7 @@ def test_what_changed_is_colored_again(model: Path, tmp_path: Path, capsys: pyte
         pretint.cli.main(["colorize", str(model), str(album), "--out", str(out), "--size", "32", "--device", "cpu"])
         == 0
     )
-    assert "3 of them stood there already" in capsys.readouterr().out
+    assert "3 of them already existed" in capsys.readouterr().out
 
 
 def test_after_a_kill_in_mid_change_the_same_call_goes_on(model: Path, tmp_path: Path) -> None:

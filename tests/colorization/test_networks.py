@@ -85,7 +85,7 @@ def test_hints_of_the_command(siggraph17: Path, eccv16: Path, tmp_path: Path) ->
     settings = {"size": 64, "device": "cpu", "hints": hints, "out": tmp_path / "out"}
     with pytest.raises(UserError, match="takes no hints; siggraph17 does"):
         colorize(eccv16, [tmp_path / "a.jpg"], ColorizeSettings(**settings))  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="hints are for one image, and 2 were given"):
+    with pytest.raises(UserError, match="hints are for one image, but 2 images are named"):
         colorize(siggraph17, [tmp_path / "a.jpg", tmp_path / "told" / "a.jpg"], ColorizeSettings(**settings))  # type: ignore[arg-type]
     hints.write_text("- {at: [90, 30], radius: 9, color: red}\n")
     with pytest.raises(UserError, match=r"outside the image: \(90, 30\), where x goes to 89 and y to 59"):

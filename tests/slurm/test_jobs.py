@@ -316,12 +316,12 @@ def test_what_cannot_be_had_is_said_before_anything_is_sent(
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("- {name: a, command: report --help}", "a: only shows help"),
-        ("- {name: a, command: finetune}", "a: only shows help"),
+        ("- {name: a, command: report --help}", "a: this command only prints help"),
+        ("- {name: a, command: finetune}", "a: this command only prints help"),
         ("- {name: a, command: report x, name: b}", "name is set twice"),
         ("- {name: a, command: report x}\n- {name: a, command: report y}", "a: two jobs of the list have this name"),
         ("- {name: a, command: report x, after: b}\n- {name: b, command: report y}", "a: waits for b"),
-        ("- {name: a, command: submit report x}", "a: submit is no command that can be sent"),
+        ("- {name: a, command: submit report x}", "a: submit is not a command that can be sent"),
         ("- &a {name: a, command: report x, ask: *a}", "contains itself"),
         ("- {name: a, command: 'report \"x'}", "job 1: command: No closing quotation"),
         ("- {name: a, command: report x, ask: {minutes: -1}}", "a: ask: minutes is -1"),

@@ -77,7 +77,9 @@ def test_one_of_another_version_is_a_line(tmp_path: Path, changed: dict[str, Any
         plan = json.loads(json.dumps(PLAN, default=vars)) | changed
         text = json.dumps({name: value for name, value in plan.items() if value is not None})
         (tmp_path / "plan.json").write_text(text)
-    with pytest.raises(UserError, match=r"plan\.json: no study's plan of this version \(.+\); call pretint study"):
+    with pytest.raises(
+        UserError, match=r"plan\.json: not the plan of a study of this version \(.+\); run pretint study"
+    ):
         read_plan(tmp_path / "plan.json")
 
 

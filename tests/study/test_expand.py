@@ -188,7 +188,7 @@ BAD = {
     ),
     "settings for random weights": (
         {"variants": {"a": {"network": "random", "objective.uniform": 0.9}}},
-        "variant a: objective.uniform changes nothing where network is random",
+        "variant a: objective.uniform has no effect if network is random",
     ),
     "a setting in two ways": (
         {"variants": {"a": {"objective": {"uniform": 0.9}, "objective.uniform": 0.3}}},
@@ -215,7 +215,10 @@ BAD = {
         {"evaluations": {"e": {"command": "score", "images": "/nowhere"}}},
         "evaluation e: /nowhere",
     ),
-    "out is the study's": ({"evaluations": {"e": {"command": "knn", "out": "x"}}}, "out is not set for one evaluation"),
+    "out is the study's": (
+        {"evaluations": {"e": {"command": "knn", "out": "x"}}},
+        "out cannot be set for one evaluation",
+    ),
     "k-NN against somebody": (
         {"evaluations": {"e": {"command": "knn", "against": "L2"}}},
         "evaluation e: against is only for score",

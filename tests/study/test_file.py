@@ -50,7 +50,7 @@ BAD = {
     "no variants": ("about: x\n", "", "variants: none"),
     "variants are a list": ("variants: [a]\n", "", "variants must be names"),
     "a variant is a word": ("variants: {a: regression}\n", "", "a is 'regression'"),
-    "a name with a slash": ("variants: {../a: {}}\n", "", "name it by letters"),
+    "a name with a slash": ("variants: {../a: {}}\n", "", "use at most 60 letters"),
     "no seeds": ("variants: {a: {}}\nseeds: []\n", "", "whole numbers"),
     "a seed twice": ("variants: {a: {}}\nseeds: [1, 1]\n", "", "each once"),
     "a negative seed": ("variants: {a: {}}\nseeds: [-1]\n", "", "whole numbers"),
@@ -78,7 +78,7 @@ BAD = {
         "40,000 variants; at most 10,000",
     ),
     "a place without a folder": ('variants: {a: {}}\nfigures: "{x}"\nplaces: {x: ""}\n', "", "x=FOLDER"),
-    "a place that is not named": ('variants: {a: {}}\nfigures: "{y}"\n', "", "where is y"),
+    "a place that is not named": ('variants: {a: {}}\nfigures: "{y}"\n', "", "place y has no folder"),
 }
 
 
@@ -93,7 +93,7 @@ def test_what_is_wrong_is_one_line(case: str, tmp_path: Path) -> None:
 
 
 def test_an_unknown_place_is_refused(small: Path) -> None:
-    with pytest.raises(UserError, match=r"imagenet: no place of .* is called so \(images\)"):
+    with pytest.raises(UserError, match=r"imagenet: .* has no place of this name \(images\)"):
         read_study(small, {"imagenet": "x"})
 
 

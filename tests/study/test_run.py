@@ -49,7 +49,7 @@ def test_numbers_of_what_is_finished_and_how_far_the_rest_is(folder: Path) -> No
     lines = drawn(plan, folder, {**found, missing.key: CellStatus(Status.RUNNING, 0.256, 83.0)}, ExitStatus.INTERRUPTED)
     assert lines["rebalanced"][-1] == "1/2 26%, 1:23"
     (caption,) = [line for line in lines if line.startswith("9 of 10")]
-    assert "1 running, stopping: what runs saves itself" in caption
+    assert "1 running, stopping: running cells save their state" in caption
 
     for word, said in ((Status.FAILED, "failed"), (Status.BLOCKED, "blocked")):
         lines = drawn(plan, folder, {**found, missing.key: CellStatus(word)})

@@ -160,9 +160,9 @@ def test_modes_are_compared_when_asked() -> None:
 
 
 def test_a_group_is_one_network() -> None:
-    with pytest.raises(UserError, match=r"not one network in one mode but 2: a0 .*; c2"):
+    with pytest.raises(UserError, match=r"expected one network in one mode, but there are 2: a0 .*; c2"):
         compare([[of(0.5, 0, "a"), of(0.5, 2, "c")], [of(0.6, 1)]])
-    with pytest.raises(UserError, match="without results"):
+    with pytest.raises(UserError, match="a group has no results"):
         compare([[of(0.5)], []])
     with pytest.raises(UserError, match="one network alone"):
         compare([[of(0.5)]])
@@ -218,8 +218,8 @@ def test_words_of_the_command_line(runs: Path) -> None:
         (["{}/plain-0"], {}, "one network alone"),
         (["{}/plain-0", "{}/gone"], {}, "gone: does not exist"),
         (["{}/plain-0", "{}/gone*"], {}, r"gone\*: no folder"),
-        (["{}/plain-0", "{}"], {}, "not one network in one mode but 2"),
-        (["{}/plain-0", "supervised:{}/plain-1"], {}, "no result of a supervised network there"),
+        (["{}/plain-0", "{}"], {}, "expected one network in one mode, but there are 2"),
+        (["{}/plain-0", "supervised:{}/plain-1"], {}, "no result of a supervised network"),
         (["{}/plain-0", "{}/plain-1"], {"protocol": "knn"}, "no result with protocol knn; there is modern"),
         (["{}/plain-0", "{}/plain-1"], {"test": "x"}, "no result with test x; there is photos/test"),
         (["{}/plain-0", "{}/plain-1"], {"fraction": 0.1}, "no result with fraction 0.1; there is 1.0"),
@@ -238,7 +238,7 @@ def test_several_evaluations(runs: Path) -> None:
         saved(runs / f"{name}-0", of(0.5, 0, name, protocol="knn"), of(0.5, 0, name, fraction=0.01))
     saved(runs / "plain-0", of(0.4, 0, "plain", protocol="goyal2019"))
     words = [f"{runs}/plain-0", f"{runs}/color-0"]
-    with pytest.raises(UserError, match=r"3 evaluations are there: .*knn on photos/test with 100% of the labels"):
+    with pytest.raises(UserError, match=r"share 3 evaluations: .*knn on photos/test with 100% of the labels"):
         compare_paths(words)
     assert compare_paths(words, CompareSettings(protocol="knn")).pairs[0].first.first.protocol == "knn"
     assert compare_paths(words, CompareSettings(fraction=0.01)).pairs[0].first.first.fraction == 0.01

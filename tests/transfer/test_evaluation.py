@@ -300,7 +300,7 @@ def test_features_that_are_damaged_or_of_other_weights_are_not_used(
         one.rename(tmp_path / "one")
         other.rename(one)
         (tmp_path / "one").rename(other)
-    assert "something else" in again()
+    assert "do not match" in again()
     columns = sorted((tmp_path / "cache").glob("*/conv1.f16"))
     for one, other in zip(columns[::2], columns[1::2], strict=True):
         kept = one.read_bytes()
@@ -333,7 +333,7 @@ def test_images_that_cannot_be_read_are_named_until_they_can(
 @pytest.mark.parametrize(("fraction", "used"), [(0.01, 0), (0.1, 12), (0.5, 60)])
 def test_a_fraction_of_the_labels(fraction: float, used: int, judge: Judge) -> None:
     if not used:
-        with pytest.raises(UserError, match="take a larger fraction of labels"):
+        with pytest.raises(UserError, match="use a larger fraction of the labels"):
             judge(fraction=fraction)
         (result,) = judge(knn, KnnSettings, fraction=0.1)
         assert result.n_fit == 12 and {row.variant for row in result.rows} == {"k=10", "k=12"}
@@ -386,15 +386,18 @@ BAD: dict[str, tuple[str, str]] = {
     "stage": ("probe RUN --train TRAIN --test TEST --stages [conv9]", "conv9"),
     "stage of another": ("probe RUN random:resnet18 --train TRAIN --test TEST --stages [conv3]", "has no conv3"),
     "protocol": ("probe RUN --train TRAIN --test TEST --protocol moderne", "did you mean modern?"),
-    "another protocol": ("probe RUN --train TRAIN --test TEST --protocol voc07_svm", "none of this command's"),
+    "another protocol": (
+        "probe RUN --train TRAIN --test TEST --protocol voc07_svm",
+        "this command has no such protocol",
+    ),
     "network": ("probe BAD/nothing --train TRAIN --test TEST", "no such network"),
-    "mode": ("probe RUN --train TRAIN --test TEST --mode both --protocol logistic", "take cached"),
+    "mode": ("probe RUN --train TRAIN --test TEST --mode both --protocol logistic", "use mode cached"),
     "no such mode": ("probe RUN --train TRAIN --test TEST --mode fresh", "fresh"),
-    "fraction 0": ("probe RUN --fraction 0", "(0, 1]"),
+    "fraction 0": ("probe RUN --fraction 0", "above 0 and at most 1"),
     "fraction nan": ("probe RUN --fraction nan", "fraction"),
     "no labels to speak of": ("probe RUN --train TRAIN --test TEST --fraction 1e-9", "larger fraction"),
-    "classes of one label": ("probe RUN --train TRAIN --test TEST --classes [class1]", "one class an image"),
-    "no home": ("probe RUN --train TRAIN --test TEST --cache ~nobody-at-all/x", "name a folder"),
+    "classes of one label": ("probe RUN --train TRAIN --test TEST --classes [class1]", "one class each"),
+    "no home": ("probe RUN --train TRAIN --test TEST --cache ~nobody-at-all/x", "name another folder"),
     "workers": ("probe RUN --workers -2", "workers"),
     "cache is a file": ("knn RUN --train TRAIN --test TEST --cache TRAIN/class0/0.png", "another cache folder"),
     "out is a file": (
@@ -426,7 +429,7 @@ def test_a_result_that_is_damaged_is_made_again(judge: Judge, capsys: pytest.Cap
     file.write_bytes(file.read_bytes()[:-200])
     judge()
     assert read_numbers(file) == whole
-    assert "damaged one" in capsys.readouterr().err
+    assert "or damaged" in capsys.readouterr().err
 
 
 def test_weights_that_are_no_numbers(tiny_run: Path, sets: Path, tmp_path: Path) -> None:

@@ -444,15 +444,15 @@ def test_what_is_never_answered_by_a_number_is_refused(run: Path, devkit: Path, 
         Image.new("L", Image.open(mask).size, 255).save(mask)
         xml = copied / "VOC2007" / "Annotations" / f"{number:06}.xml"
         xml.write_text("<annotation></annotation>")
-    with pytest.raises(UserError, match="nothing to judge the network by"):
+    with pytest.raises(UserError, match="no test image to evaluate the network on"):
         tuned([run], "segment", copied, reference=False)
-    with pytest.raises(UserError, match="no object to be found"):
+    with pytest.raises(UserError, match="no object to find"):
         tuned([run], "detect", copied, reference=False)
 
 
 @pytest.mark.parametrize("name", ["rescaled:", "rescaled:rescaled:RUN"])
 def test_one_network_is_rescaled_once(name: str, run: Path, devkit: Path) -> None:
-    with pytest.raises(UserError, match="name one network after rescaled:"):
+    with pytest.raises(UserError, match="name exactly one network after rescaled:"):
         tuned([name.replace("RUN", str(run))], "classify", devkit)
 
 

@@ -136,7 +136,7 @@ def test_multi_label_and_masks_have_numbers_by_class_and_top_1_has_not() -> None
     assert "masks, all: intersection over union by class" in found.markdown()
     assert tables([result(), several], per_class=True).sheets == tables([several], per_class=True).sheets
     with pytest.raises(
-        UserError, match=r"^color: no numbers by class.*top-1 accuracy; leave out --per-class"
+        UserError, match=r"^color: no numbers by class.*top-1 accuracy stores .*; leave out --per-class"
     ) as caught:
         tables([result()], per_class=True)
     assert "\n" not in str(caught.value)

@@ -120,6 +120,6 @@ def test_damaged_confusions(tmp_path: Path, name: str, to: Any) -> None:
 
 def _refused(file: Path, found: dict[str, Any]) -> None:
     file.write_text(json.dumps(found))
-    with pytest.raises(UserError, match="damaged one") as caught:
+    with pytest.raises(UserError, match="or damaged") as caught:
         read_result(file)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400

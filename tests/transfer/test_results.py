@@ -155,7 +155,7 @@ def test_damage_is_one_line(tmp_path: Path, damage: Damage) -> None:
     found = json.loads(path.read_text())
     damage(found)
     path.write_text(json.dumps(found))
-    with pytest.raises(UserError, match=r"a\.json: no result, or a damaged one") as caught:
+    with pytest.raises(UserError, match=r"a\.json: not a result, or damaged") as caught:
         read_result(path)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
 
@@ -184,14 +184,14 @@ def test_damaged_scores(tmp_path: Path, multilabel: Result, damage: Damage) -> N
     found = json.loads(path.read_text())
     damage(found)
     path.write_text(json.dumps(found))
-    with pytest.raises(UserError, match="damaged one"):
+    with pytest.raises(UserError, match="or damaged"):
         read_result(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"\xff\xfe", b"[" * 100_000, b'{"format": "pretint result 2"}'])
 def test_no_result(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.json").write_bytes(content)
-    with pytest.raises(UserError, match="no result, or a damaged one"):
+    with pytest.raises(UserError, match="not a result, or damaged"):
         read_result(tmp_path / "a.json")
 
 
@@ -201,7 +201,7 @@ def test_torn_file(tmp_path: Path) -> None:
     content = path.read_bytes()
     for share in (0.3, 0.9, 0.999):
         path.write_bytes(content[: int(len(content) * share)])
-        with pytest.raises(UserError, match="damaged one"):
+        with pytest.raises(UserError, match="or damaged"):
             read_result(path)
 
 

@@ -105,7 +105,11 @@ def test_copies_of_held_out_images_are_said(run: Path, tmp_path: Path, capsys: p
             shutil.copy(train / f"class{kind}" / f"{at}.png", train / f"class{kind}" / f"{at + 10}.png")
     of: dict[str, Any] = {"train": str(train), "test": str(tmp_path / "test"), "stages": ["conv5"], "workers": 0}
     (random, result) = probe(["random:tiny", str(run)], ProbeSettings(reference=False, out=str(tmp_path / "out"), **of))
-    said = [line for line in capsys.readouterr().err.splitlines() if "copies of images that teach" in line]
+    said = [
+        line
+        for line in capsys.readouterr().err.splitlines()
+        if "copies of images that the classifier learns from" in line
+    ]
     assert len(said) == 1, "of one split, however many networks"
     assert said[0].startswith(f"{train}: 6 of 6 held-out training images")
     assert (

@@ -29,7 +29,7 @@ class FrozenSplit(NamedTuple):
 
 
 def split(network: nn.Module, trace: Trace, freeze_to: str, used: Collection[str]) -> FrozenSplit:
-    """Find what must be frozen for the features of a stage to stay, to the bit; and what no used stage depends on.
+    """Find the part to freeze so that the features of a stage do not change, to the bit, and all unused weights.
 
     Args:
         network: the network.
@@ -41,7 +41,7 @@ def split(network: nn.Module, trace: Trace, freeze_to: str, used: Collection[str
     frozen, needed = leaves(fixed), leaves(ancestors([trace.stages[stage] for stage in used]))
     return FrozenSplit(
         [name for name, weight in network.named_parameters() if weight in frozen or weight not in needed],
-        # A module that returns several tensors may compute some of them only later.
+        # A module that returns several tensors may compute some of them later than others.
         list(dict.fromkeys(call.name for call in trace.calls if call.outputs and fixed.issuperset(call.outputs))),
     )
 
@@ -54,8 +54,8 @@ class AdaptSettings:
     """The settings of what is trained, and how a network is prepared for that.
 
     Args:
-        freeze_to: the stage up to which, inclusive, nothing is trained, batch-norm statistics included. If empty, all
-            is trained; if it is the last stage that the task uses, only the head.
+        freeze_to: the network is frozen up to and including this stage, batch-norm statistics included. If empty, all
+            is trained; if it is the last stage that the task uses, only the head is trained.
         batch_norm: train uses and updates statistics of the batch; frozen keeps those of pretraining, while scale and
             shift are trained (DeepCluster's fine-tuning); absorbed folds it into the convolutions before it (as the
             paper did).
@@ -90,14 +90,14 @@ class Adapted(nn.Module):
         return features
 
     def train(self, mode: bool = True) -> "Adapted":
-        """Set the mode; what is frozen stays in evaluation mode."""
+        """Set the mode; frozen modules stay in evaluation mode."""
         super().train(mode)
         for name in self.still:  # by name: synchronizing batch norm replaces modules
             self.features.get_submodule(name).training = False
         return self
 
     def release(self, path: str) -> list[str]:
-        """Give up the module at a path; return the names, within it, of modules to keep in evaluation mode."""
+        """Remove the module at a path; return the names, within it, of modules to keep in evaluation mode."""
         inside = f"{path.removeprefix('features.')}."
         taken = [name for name in self.still if f"{name}.".startswith(inside)]
         self.still = tuple(name for name in self.still if name not in taken)
@@ -134,7 +134,7 @@ def adapt(
     """
     features = copy.deepcopy(network.module).requires_grad_(True)
     side, device = network.view_size, next(features.parameters()).device
-    # Any image will do except a constant one, of which normalization would leave little.
+    # Any image works except a constant one, which normalization would almost erase.
     example = torch.linspace(0, 1, 3 * side * side, device=device).view(1, 3, side, side)
     notes: list[str] = []
     names = [stage.name for stage in network.stages]
@@ -147,7 +147,8 @@ def adapt(
             separate = absorb(features, example)
             if separate:
                 notes.append(
-                    f"{len(separate)} batch norms, such as {separate[0]}, became layers: none before is theirs alone"
+                    f"{len(separate)} batch norms, such as {separate[0]}, became separate layers: "
+                    "no layer could absorb them"
                 )
         if rescaled and images is not None:
             before, after = rescale(features, images.to(device), stages[-1], network.kind == "random")

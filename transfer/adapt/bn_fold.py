@@ -21,7 +21,7 @@ _TOLERANCE = 1e-3
 
 
 def is_plain(module: nn.Module) -> bool:
-    """Return whether a module is a layer that uses its weights as they are: none that standardizes or computes them."""
+    """Return whether a module is a layer that uses its weights directly, without standardizing or computing them."""
     forwards = {kind.forward for kind in (*LAYERS, Conv2dSame)}
     return isinstance(module, LAYERS) and type(module).forward in forwards and "weight" in module._parameters
 
@@ -78,9 +78,9 @@ def absorb(network: nn.Module, example: Tensor) -> list[str]:
             _replace(network, norm, rest[0] if len(rest) == 1 else nn.Sequential(*rest))
         try:
             after = network(example)
-        except RuntimeError as error:  # a norm of something that is no map
+        except RuntimeError as error:  # the input of a norm is not a map
             raise UserError(
-                "its batch norms are not all of maps, so they cannot be absorbed: set batch_norm to frozen"
+                "the input of a batch norm is not a map, so it cannot be absorbed: set batch_norm to frozen"
             ) from error
     for name, features in before.items():
         if not torch.allclose(after[name], features, rtol=0, atol=_TOLERANCE * float(features.abs().max())):
@@ -89,7 +89,7 @@ def absorb(network: nn.Module, example: Tensor) -> list[str]:
 
 
 def _layer_before(node: Node, makers: dict[Node, nn.Module], graph: Trace) -> Layer | None:
-    """Return the layer whose output a node is, if that is used nowhere else."""
+    """Return the layer whose output a node is, if nothing else uses the output."""
     while graph.uses[node] == 1 and node not in makers and node.name() == COPY:
         node = node.next_functions[0][0]  # type: ignore[assignment]
     layer = makers.get(node)

@@ -51,7 +51,7 @@ class WithColor(nn.Module):
         kind = Conv2dSame if "Same" in type(lightness).__name__ else nn.Conv2d
         self.lightness = lightness
         layer: Any = lightness
-        with torch.random.fork_rng(devices=[]):  # later random numbers must not depend on color
+        with torch.random.fork_rng(devices=[]):  # later random numbers must not depend on this layer
             ab = kind(2, layer.out_channels, layer.kernel_size, layer.stride, layer.padding, layer.dilation, bias=False)
         self.ab = ab.to(lightness.weight)
         nn.init.zeros_(self.ab.weight)
@@ -76,7 +76,7 @@ def add_color(features: FromRgb, trace: Trace) -> FromColor:
     first = {call.name: call.module for call in trace.calls if call.inputs and not leaves(ancestors(call.inputs))}
     widened = [(name, layer) for name, layer in first.items() if isinstance(layer, nn.Conv2d)]
     if not widened:
-        raise UserError("its first layer is no convolution, so color cannot join there: leave color out")
+        raise UserError("its first layer is not a convolution, so it cannot get color input: leave color out")
     for name, layer in widened:
         features.set_submodule(name, WithColor(layer))
     return FromColor(features.backbone)

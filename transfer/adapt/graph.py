@@ -23,7 +23,7 @@ class GraphNode(NamedTuple):
     name: str
     module: nn.Module
     inputs: tuple[Node, ...]
-    """The nodes that computed its input tensors, as they were then."""
+    """The nodes that computed its input tensors at the time of the call."""
     outputs: tuple[Node, ...]
 
 
@@ -34,7 +34,7 @@ class Trace(NamedTuple):
     """In the order in which they ended."""
     stages: dict[str, Node]
     uses: Counter[Node]
-    """The number of times that a node's output is used on the way to a stage; to be a stage counts as a use."""
+    """The number of times that later nodes use a node's output on the way to a stage; being a stage counts as a use."""
 
 
 def trace(network: nn.Module, rgb: Tensor) -> Trace:

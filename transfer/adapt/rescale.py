@@ -17,17 +17,17 @@ from pretext.initialization import initialize
 from transfer.adapt.bn_fold import LAYERS, Layer, is_plain
 
 _ROUNDS = 10
-_CLOSE = 0.01  # of a ratio's logarithm to the target
+_CLOSE = 0.01  # tolerance of a ratio's logarithm
 _AT_ONCE = 16  # images
 
 
 def rescale(network: nn.Module, images: Tensor, stage: str, random: bool) -> tuple[float, float]:
     """Rescale a network that has absorbed its batch norms, in place.
 
-    Random weights first get, in the order of the forward pass, standard deviation 1 and mean 0.1 at every unit (the
-    within-layer part, ``pretext.initialization``). Learned weights do not: in the released tool that part is only for
-    weights that are zero, because it would change what units mean to those after them. Then both are calibrated:
-    see ``calibrate``.
+    Random weights are first scaled, in the order of the forward pass, so that every unit has standard deviation 1 and
+    mean 0.1 (the within-layer part, ``pretext.initialization``). Learned weights skip this part, because it would
+    change what units mean to the layers after them; the released tool uses it only for weights that are zero. Then both
+    kinds are calibrated: see ``calibrate``.
 
     Args:
         network: sRGB in, stage name -> features out; in evaluation mode, without batch norm.
@@ -42,7 +42,7 @@ def rescale(network: nn.Module, images: Tensor, stage: str, random: bool) -> tup
         UserError: there are no images, or no gradient gets through the network.
     """
     if not len(images):
-        raise UserError("there are no images to rescale with: give at least one")
+        raise UserError("there are no images to rescale with: pass at least one")
     if random:
         initialize(network, [images], "data", seed=0)
     return calibrate(network, images, stage)
@@ -55,12 +55,12 @@ def calibrate(network: nn.Module, images: Tensor, stage: str) -> tuple[float, fl
     rounds the weights of a layer are multiplied by sqrt(ratio / target), the target being the geometric mean of all
     ratios times d^(1 / layers), where d is the standard deviation at the end, by which d goes to 1. Biases follow the
     scale of their layer's inputs, as it is measured. So a network that is positively homogeneous, such as a chain of
-    convolutions, ReLUs and pools, gives the same features up to a factor for each stage. In others, branches that are
-    added may get different factors, and with an activation that is not homogeneous the rounds may diverge: the result
-    is that of the round that came nearest to the target.
+    convolutions, ReLUs and pools, gives the same features up to a factor for each stage. In other networks, branches
+    that are added may get different factors. With an activation that is not homogeneous the rounds may diverge, so the
+    result is the round that came nearest to the target.
 
-    It ends early when all ratios are within 1% of the target. (The released tool compares logarithms by their
-    quotient, which means little near a target of 1, and draws other gradients in each round.)
+    The rounds end early when all ratios are within 1% of the target. (The released tool compares the quotient of
+    logarithms, which means little near a target of 1, and draws other gradients in each round.)
 
     Args:
         network: as for ``rescale``.
@@ -80,7 +80,7 @@ def calibrate(network: nn.Module, images: Tensor, stage: str) -> tuple[float, fl
         if not ratios or not 0 < deviation < math.inf:
             if done:  # it diverged: the best round stays
                 break
-            raise UserError("it cannot be rescaled: no gradient gets through it, or its features are constant")
+            raise UserError("it cannot be rescaled: no gradient reaches its first layers, or its features are constant")
         logs = {layer: math.log(ratio) for layer, ratio in ratios.items()}
         target = (sum(logs.values()) + math.log(deviation)) / len(logs)
         spreads.append(math.exp(max(logs.values()) - min(logs.values())))

@@ -2,7 +2,7 @@
 
 An entry is a folder, named by the hash of its identity:
 
-identity.json   what the rows depend on; an entry whose file differs is begun again
+identity.json   all that the rows depend on; if it differs, the entry is computed again
 conv1.f16 ...   a column of vectors: a row for each image, in order, raw, little-endian
 blocks.jsonl    a line for each block of rows: first and last row, the CRC-32 of every column's part, images that
                 cannot be read, seconds; and the CRC-32 of the line itself
@@ -57,7 +57,7 @@ def cache_folder(folder: str = "") -> Path:
     """Return the folder of features: ``folder``, else $PRETINT_CACHE, else one in the user's folder of caches.
 
     Raises:
-        UserError: it is in the home folder of a user who has none.
+        UserError: the folder is in a home folder that does not exist.
     """
     folder, caches = folder or os.environ.get("PRETINT_CACHE", ""), Path(os.environ.get("XDG_CACHE_HOME", ""))
     try:
@@ -66,7 +66,7 @@ def cache_folder(folder: str = "") -> Path:
         return (caches if caches.is_absolute() else Path.home() / ".cache") / "pretint" / "features"
     except RuntimeError as error:
         if folder:
-            raise UserError(f"cache: {folder}: no such user has a home; name a folder") from error
+            raise UserError(f"cache: {folder}: this user has no home folder; name another folder") from error
         raise UserError("there is no home folder to keep features in: set PRETINT_CACHE to a folder") from error
 
 
@@ -119,7 +119,7 @@ class Entry:
 
     @property
     def unwritten_bytes(self) -> int:
-        """The bytes by which its files will still grow, also of an entry that is not locked: none is ever cut short."""
+        """The bytes by which its files will still grow, also if the entry is not locked: no file is ever cut short."""
         present = sum(self.path(column).stat().st_size for column in self.columns if self.path(column).is_file())
         return max(0, self.rows * self._row_bytes - present)
 
@@ -214,7 +214,7 @@ class Entry:
         except OSError as error:
             raise UserError(
                 f"{self.folder}: cannot write features ({error.strerror}); make room or name another cache folder, "
-                f"and call again: it goes on at row {self.done:,} of {self.rows:,}"
+                f"and call again: it continues at row {self.done:,} of {self.rows:,}"
             ) from error
 
     def _truncate(self, blocks: list[CacheBlock]) -> None:
@@ -248,7 +248,7 @@ class Entry:
         if b"".join(block.line() for block in blocks) == content:
             self.blocks = blocks
             return
-        if good < claimed or content.count(b"\n") > len(blocks):  # not only a line that a kill cut
+        if good < claimed or content.count(b"\n") > len(blocks):  # more is wrong than one line that a kill cut
             say(f"{self.folder}: cached features are damaged from row {good:,} on; they are computed again from there")
         self._truncate(blocks)
 
@@ -259,17 +259,17 @@ def lock_entry(
 ) -> Iterator[Entry]:
     """Open or create an entry of the cache in ``folder``, check it, and hold its lock until the block ends.
 
-    While another process holds the lock, it waits, and says so once.
+    If another process holds the lock, print one message and wait.
 
     Args:
-        folder: of the whole cache; created if it does not exist.
+        folder: the folder of the whole cache; created if it does not exist.
         identity: all that the rows depend on, plain values.
         rows: the number of rows of the complete entry.
         columns: name -> dimensions.
         storage: type of the numbers.
 
     Raises:
-        UserError: it cannot be written to.
+        UserError: the entry cannot be written.
     """
     description = _to_json(identity)
     entry = Entry(folder / key_of(identity), rows, dict(columns), storage)
@@ -295,10 +295,10 @@ def lock_entry(
             path = entry.folder / "identity.json"
             if not path.is_file() or path.read_bytes() != description:
                 if path.exists():
-                    say(f"{entry.folder}: cached features of something else, or damaged; they are computed again")
+                    say(f"{entry.folder}: these cached features do not match, or are damaged; computing them again")
                 (entry.folder / "blocks.jsonl").unlink(
                     missing_ok=True
-                )  # first: else it would count for the new identity
+                )  # remove this file first, or it would count for the new identity
                 write_atomically(path, description)
             entry.check()
         except OSError as error:

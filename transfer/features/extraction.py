@@ -26,14 +26,14 @@ from transfer.features.pool import dims_of, pool
 from transfer.networks import Network
 from transfer.results import code_digest
 
-_FORMAT = 1  # of entries; to be raised when the same identity would give other rows
+_FORMAT = 1  # version of entries; raise it when the same identity would give other rows
 # The code from pixels to features; `_identify_images` reads the pixels. A change here makes cached features invalid.
 _MAKERS = ("pretext/backbones", "pretext/color.py", "pretext/weights/inputs.py", "transfer/features/pool.py")
-_AT_ONCE = 64  # images of a batch; blocks end where batches do, so that a kill does not change the batches
+_AT_ONCE = 64  # images of a batch; each block ends at the end of a batch, so that a kill does not change the batches
 _CALIBRATION_IMAGES = 2048
-_MEMORY_SHARE = 4  # a matrix may take one part in so many of the free memory
+_MEMORY_SHARE = 4  # a matrix may take a quarter of the free memory
 _CHUNK_ROWS = 4096
-_OVERFLOW = {"float16": 65520.0, "float32": float("inf")}  # what rounds to infinity
+_OVERFLOW = {"float16": 65520.0, "float32": float("inf")}  # the smallest number that rounds to infinity
 
 
 ExtractionJob = tuple[Network, str, Entry]
@@ -69,7 +69,7 @@ class FeatureSet:
     seconds: float
     """The time of the passes that computed them, in this process and earlier ones."""
     nbytes: int
-    """On disk."""
+    """Bytes on disk."""
     _entries: Mapping[str, Entry] = field(repr=False)
 
     def dims(self, stage: str, rule: str) -> int:
@@ -88,7 +88,7 @@ class Rows:
 
     Args:
         matrix: (N, dims), float16 or float32, perhaps a memory map.
-        device: where the rows go.
+        device: the device of the rows.
     """
 
     def __init__(self, matrix: NDArray[np.floating], device: torch.device) -> None:
@@ -139,10 +139,10 @@ def extract(
     calibrate_on: tuple[ImageDataset, View] | None,
     title: str,
 ) -> list[FeatureSet]:
-    """Return the features of every stage of every network under every pooling rule; compute what the cache lacks.
+    """Return the features of every stage of every network under every pooling rule; compute rows that are not cached.
 
     Missing rows are computed in one pass over the images, from the first row that any entry lacks. A kill loses less
-    than a minute of that; the rows are then the same, to the bit, as those of one pass.
+    than a minute of work; after a second call the rows are the same, to the bit, as those of one pass.
 
     Args:
         networks: they are moved to the place's device.
@@ -161,7 +161,7 @@ def extract(
     Raises:
         UserError: no image can be read; a feature is not finite, or too great for the storage; the cache cannot be
             written, or has too little room.
-        KeyboardInterrupt, SystemExit: a signal asked to stop; everything computed is kept.
+        KeyboardInterrupt, SystemExit: a signal requested a stop; everything computed is kept.
     """
     wanted = wanted_entries(networks, source, view, rules, place, cache.storage, calibrate_on)
     described = {key_of(entry.identity): entry for by_rule in wanted for entry in by_rule.values()}
@@ -246,9 +246,9 @@ def wanted_entries(
 def calibrate_batch_norm(network: Network, source: ImageDataset, view: View, place: ComputeConfig) -> None:
     """Set the batch-norm statistics of a network of random weights from images, in place; weights stay.
 
-    A network at random initialization has never seen an image: with the mean 0 and variance 1 that its layers start
-    with, its deeper features shrink, and a comparison would credit pretraining with having run batch normalization at
-    all. A network that needs no statistics, or has these already, stays as it is.
+    A network at random initialization has never seen an image. Its layers start with mean 0 and variance 1, so its
+    deeper features shrink. Without statistics, a pretrained network would look better only because it has run batch
+    normalization on images. A network that needs no statistics, or has them already, does not change.
 
     Args:
         network: it is moved to the place's device.
@@ -270,11 +270,11 @@ def calibrate_batch_norm(network: Network, source: ImageDataset, view: View, pla
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a plain mean over batches
-        norm.train()  # only these: dropout would add chance
+        norm.train()  # only the norms: dropout would add randomness
     drawn, seen = (
         Subset(source, range(min(_CALIBRATION_IMAGES, len(source))), seed=0),
         0,
-    )  # in random order: classes must mix
+    )  # in random order, so that batches mix the classes
     try:
         for batch in stream(EvalDataset(drawn, *view), range(len(drawn)), _AT_ONCE, place.workers):
             if len(batch.rgb) > 1:
@@ -285,7 +285,7 @@ def calibrate_batch_norm(network: Network, source: ImageDataset, view: View, pla
             norm.momentum = momentum
             norm.eval()
     if not seen:
-        raise UserError(f"{network.name}: its batch-norm statistics need two images that can be read, at least")
+        raise UserError(f"{network.name}: its batch-norm statistics need at least two images that can be read")
     network.calibration = mark
 
 
@@ -294,7 +294,7 @@ def _compute(
 ) -> None:
     """Compute and write the rows that entries lack; their time counts from ``began``."""
     rows, start = len(source), min(entry.done for _, _, entry in lacking)
-    with catch_signals() as asked, progress(title, rows, "images", done=start) as advance:
+    with catch_signals() as stop_status, progress(title, rows, "images", done=start) as advance:
         for batch in stream(EvalDataset(source, *view), range(start, rows), _AT_ONCE, place.workers):
             count = min(_AT_ONCE, rows - start)
             keys = [source.key(row) for row in range(start, start + count)] if batch.skipped else []
@@ -317,10 +317,10 @@ def _compute(
                     entry.flush()
             began, start = now, start + count
             advance(count, "")
-            if asked():  # after the last batch too: no later code checks this
+            if stop_status():  # after the last batch too: no later code checks this
                 for _, _, entry in lacking:
                     entry.flush()
-                exit_with(asked(), f"features of {start:,} of {rows:,} images are kept")
+                exit_with(stop_status(), f"features of {start:,} of {rows:,} images are kept")
 
 
 def _networks(jobs: Sequence[ExtractionJob]) -> list[Network]:
@@ -333,7 +333,7 @@ def _compute_rows(
     """Yield the rows of a batch for every job: stage -> (B, dims), with zeros where an image cannot be read.
 
     Raises:
-        UserError: features are not finite, or would not be in the storage's type.
+        UserError: features are not finite, or become infinite in the storage's type.
     """
     if not jobs:
         return
@@ -357,8 +357,8 @@ def _compute_rows(
                     "--storage float32"
                 )
             raise UserError(
-                f"{name}, stage {stage}: features of {key(bad)} are not finite; its weights are useless, or, if "
-                "precision is bf16, they need fp32"
+                f"{name}, stage {stage}: features of {key(bad)} are not finite; if precision is bf16, try fp32; "
+                "otherwise the network's weights are not usable"
             )
     dtype = getattr(torch, storage)
     # One copy from the device for all of them.
@@ -385,7 +385,7 @@ def _stages(network: Network, rgb: Tensor, place: ComputeConfig) -> dict[str, Te
 def _identify_images(source: ImageDataset, view: View) -> dict[str, Any]:
     """Return the identity of images in a view.
 
-    Names are not enough: 0001.png is in many folders. So some of the pixels are part of it.
+    Names are not enough, because many folders have a 0001.png. So some of the pixels are part of the identity.
     """
     views = EvalDataset(source, *view)
     return {

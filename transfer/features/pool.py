@@ -32,7 +32,7 @@ class _Window(NamedTuple):
         return (length + 2 * self.padding - self.kernel_size) // self.stride + 1
 
 
-# By channels and side. ResNet-50's last stage is there with the stride that Goyal et al. removed, and with it (VISSL).
+# By channels and side. ResNet-50's last stage has two entries, without its stride (Goyal et al.) and with it (VISSL).
 _GOYAL = {
     (96, 55): _Window(19, 4),
     (256, 27): _Window(12, 3),

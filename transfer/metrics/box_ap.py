@@ -1,7 +1,7 @@
-"""Detection: the boxes that were found in the test images, which of them are right, and their average precision.
+"""Detection: the detected boxes in the test images, which of them are right, and their average precision.
 
-Boxes are xyxy in continuous pixel coordinates. The PASCAL VOC devkit counts pixels from 1, with both ends in the box;
-there xmin..xmax is [xmin - 1, xmax) here, so its "+ 1" in widths is in the coordinates already.
+Boxes are xyxy in continuous pixel coordinates. The PASCAL VOC devkit counts pixels from 1, with both ends in the box.
+Its xmin..xmax is [xmin - 1, xmax) here, so the coordinates already contain the "+ 1" of its widths.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ LEVELS: dict[Points, Floats | None] = {
 """The values of recall at which precision is taken; None: all."""
 
 Verdicts = NDArray[np.int8]
-"""For each found box RIGHT, WRONG or IGNORED."""
+"""RIGHT, WRONG or IGNORED for each detected box."""
 
 RIGHT, WRONG, IGNORED = 1, -1, 0
 
@@ -84,8 +84,8 @@ def voc_verdicts(count: int, pairs: Overlaps, difficult: NDArray[np.bool_]) -> V
         pairs: of found and true boxes.
         difficult: which true boxes are neither positives nor errors when found.
 
-    A found box is compared with the true box that it overlaps most, the first of these if there are several. It is
-    right if they overlap by at least one half and no found box of a higher score was right there.
+    A detected box is compared with the true box that it overlaps most, the first of these if there are several. It is
+    right if they overlap by at least one half and no detected box of a higher score was right for this true box.
     """
     verdicts: Verdicts = np.full(count, WRONG, dtype=np.int8)
     order = np.lexsort((pairs.true, -pairs.share, pairs.found))
@@ -106,12 +106,12 @@ def coco_verdicts(found: Boxes, pairs: Overlaps, ignored: NDArray[np.bool_]) -> 
         pairs: of found and true boxes.
         ignored: which true boxes are treated as COCO treats those out of the range of areas.
 
-    In turn each found box takes, of the true boxes that it overlaps enough and that are not taken yet, the one
-    that it overlaps most, the last of these if there are several; an ignored one only if there is no other.
+    Each detected box in turn takes one of the true boxes that it overlaps enough and that are not taken yet: the one
+    that it overlaps most, the last of these if there are several. It takes an ignored box only if there is no other.
     """
     verdicts: Verdicts = np.full((len(COCO_OVERLAPS), len(found.labels)), WRONG, dtype=np.int8)
     taken = np.zeros((len(COCO_OVERLAPS), len(ignored)), dtype=bool)
-    # For each box the number of boxes of its image and class that stand before it.
+    # For each box the number of earlier boxes of its image and class.
     order = np.lexsort((np.arange(len(found.labels)), found.labels, found.images))
     key = np.stack([found.images[order], found.labels[order]])
     begins = np.flatnonzero(np.append(True, (np.diff(key) != 0).any(0))[: key.shape[1]])
@@ -143,8 +143,8 @@ class PrecisionRecallCurve:
         right: which boxes are right, (M,).
         positives: the number of objects to be found in each image, (N,).
 
-    Precision at a recall is the greatest at any recall as high or higher. So only the last box of each stretch of
-    right ones matters; and an image of weight 2 counts as if its boxes stood there twice in a row.
+    The precision at a recall is the greatest precision at this recall or a higher one. So only the last box of each run
+    of right boxes matters, and an image of weight 2 counts as if each of its boxes occurred twice in a row.
     """
 
     def __init__(self, images: NDArray[np.int64], right: NDArray[np.bool_], positives: NDArray[np.int64]) -> None:
@@ -273,7 +273,7 @@ class Detections:
         assert len(self.counts) == len(self.truth.counts), "other images than those of the truth"
         assert len(self.boxes) == len(self.scores) == len(self.labels) == self.counts.sum()
         assert np.isfinite(self.boxes).all() and np.isfinite(self.scores).all(), "boxes and scores must be finite"
-        assert (self.boxes[:, :2] <= self.boxes[:, 2:]).all(), "a box from right to left"
+        assert (self.boxes[:, :2] <= self.boxes[:, 2:]).all(), "a box ends before it begins"
         assert (self.labels < self.truth.classes).all(), "a class beyond the last"
 
     @cached_property
@@ -351,7 +351,7 @@ class BoxAP(Weighted):
     def side_by_side(self, other: "BoxAP") -> Measure:
         """Return the number as a function of weights (2N, R): of each image as this network saw it, then as the other.
 
-        Boxes are sorted by their place in their own network's order.
+        Boxes are sorted by their rank in their own network's order.
         """
         assert other.points == self.points
         both = [

@@ -88,8 +88,8 @@ class Ranking:
 
     Average precision is the area under the steps of the precision-recall curve: the sum over the distinct scores,
     falling, of precision times the gain in recall; so ties are one step. scikit-learn's ``average_precision_score``
-    is the same. A weight is how often an image was drawn. So a resample needs no sorting, only a product with two
-    sparse matrices.
+    is the same. The weight of an image is the number of times that it was drawn. So a resample needs no sorting, only a
+    product with two sparse matrices.
     """
 
     def __init__(self, scores: NDArray[Any], truth: NDArray[Any]) -> None:

@@ -1,6 +1,6 @@
 """The base of all metrics, and the rows of a result.
 
-An outcome gives its number, that of each class, its interval, and a test of its difference from another outcome.
+A metric gives its number, the number of each class, its interval, and a test of its difference from another outcome.
 """
 
 from abc import ABC, abstractmethod
@@ -172,7 +172,7 @@ class Row:
     """One stage in one variant of a protocol, with its outcomes and their number; made by ``make_row``."""
 
     stage: str
-    """The frozen stage that was evaluated; with fine-tuning the part that was trained: "all", "above conv4"."""
+    """The frozen stage that was evaluated; with fine-tuning the trained part: "all", "above conv4"."""
     variant: str
     """The variant of the protocol: "", "k=20", "4 shots", "11 points"."""
     dims: int

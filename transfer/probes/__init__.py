@@ -1,1 +1,1 @@
-"""What frozen features are judged by: stacks of linear classifiers, logistic regression, neighbors, SVMs."""
+"""Evaluation of frozen features: stacks of linear classifiers, logistic regression, nearest neighbors, SVMs."""

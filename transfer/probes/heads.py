@@ -1,7 +1,7 @@
 """Linear classifiers side by side: many learning rates and weight decays on the same features, in one product.
 
-The features of a batch are multiplied once with the weights of all classifiers, stacked, and so is the
-gradient. No classifier sees another: what each learns is what it would learn alone, up to the rounding of sums.
+The features of a batch are multiplied once with the stacked weights of all classifiers; the gradient is computed in
+the same way. No classifier sees another: each learns the same as it would alone, up to the rounding of sums.
 """
 
 from collections.abc import Sequence
@@ -48,15 +48,15 @@ class Heads:
     (added to the gradient, as torch.optim.SGD does) and spares biases.
 
     Args:
-        dims: of the features.
+        dims: the dimensions of the features.
         classes: the number of classes.
         settings: one for each classifier.
-        scaling: of the features: "none", "standardize" (see ``standardize``), or "batch": batch norm
-            without affine, torch's, with running statistics for scores.
+        scaling: how features are scaled: "none", "standardize" (see ``standardize``), or "batch": torch's batch norm
+            without affine, with running statistics for scores.
         momentum: see torch.optim.SGD.
-        nesterov: likewise.
+        nesterov: see torch.optim.SGD.
         multilabel: targets are a yes or no for each class (sigmoid), not one class (softmax).
-        device: of all tensors.
+        device: the device of all tensors.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Heads:
         Args:
             features: (B, dims), float32.
             targets: (B,), int64; multi-label (B, classes) in {1, 0, -1 (not counted)}.
-            factor: the schedule's; multiplies every learning rate.
+            factor: the factor of the schedule; multiplies every learning rate.
         """
         if self.scaling == "batch":
             variance, mean = torch.var_mean(features, 0, correction=0)
@@ -150,7 +150,7 @@ class Heads:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from a ``state``."""
+        """Restore a ``state``."""
         self.settings = [Setting(*setting) for setting in state["settings"]]
         for name in state.keys() - {"settings"}:
             setattr(self, name, state[name].to(self.weight.device))

@@ -51,7 +51,7 @@ def knn_rows(task: EvaluationTask, protocol: NearestProtocol) -> list[Row]:
 
         def after(count: int, remark: str = "") -> None:
             advance(count, remark)
-            task.partial.heed()  # nothing is saved here: neighbors are quickly computed again
+            task.partial.raise_if_stopped()  # nothing is saved: it is quick to compute the neighbors again
 
         for stage in task.stages:
             predictions: dict[int, list[NDArray[Any]]] = {k: [] for k in ks}
@@ -89,9 +89,9 @@ def knn_scores(
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """Yield the neighbors' votes for the test images, block by block, for several numbers of neighbors at once.
 
-    Both matrices are read block by block and never held in memory as a whole, so memory maps of any size will do.
-    Nor are the scores of all test images, which are larger than the features if there are thousands of classes.
-    Of neighbors that are equally near, the one that stands first counts as nearer.
+    Both matrices are read block by block and never held in memory as a whole, so memory maps of any size work.
+    The scores of all test images are never in memory together either: with thousands of classes they are larger than
+    the features. If two neighbors are equally near, the one with the lower index counts as nearer.
 
     Args:
         train: (N, dims), of any floating type; rows need not be of unit length.
@@ -127,7 +127,7 @@ def knn_scores(
         similarity, position = _nearest(train, rows, queries, max(ks), step, device)
         neighbor_labels = torch.from_numpy(labels[rows[position.cpu().numpy()]]).to(device)
         for k in ks:
-            # Without a name for them here, the caller decides how long the scores are held.
+            # No local name refers to the scores, so the caller decides how long they stay in memory.
             yield k, _vote(similarity[:, :k], neighbor_labels[:, :k], classes, temperature).cpu().numpy()
         advance(len(queries), "")
 

@@ -51,7 +51,7 @@ class ProbeSettings(EvaluationSettings):
 def probe(networks: Sequence[str], settings: ProbeSettings) -> list[Result]:
     """Evaluate frozen networks by linear classifiers on every stage.
 
-    A second call goes on where the first was interrupted, and reads finished results back.
+    A second call continues where the first was interrupted, and reads finished results back.
 
     Args:
         networks: runs, or other networks, see ``transfer.networks.open_network``.
@@ -68,7 +68,7 @@ def probe(networks: Sequence[str], settings: ProbeSettings) -> list[Result]:
     protocol = find_protocol(settings.protocol, ProbeProtocol)
     if isinstance(protocol, LogisticProtocol):
         if settings.mode != "cached":
-            raise UserError(f"mode is {settings.mode}: protocol logistic needs all features at once; take cached")
+            raise UserError(f"mode is {settings.mode}: protocol logistic needs all features at once; use mode cached")
         return evaluate(networks, settings, protocol, "cached", partial(_logistic, protocol=protocol))
     assert isinstance(protocol, LinearProtocol)
     modes: list[Mode] = ["cached", "augmented"] if settings.mode == "both" else [settings.mode]
@@ -82,8 +82,8 @@ def probe(networks: Sequence[str], settings: ProbeSettings) -> list[Result]:
 def _linear(task: EvaluationTask, protocol: LinearProtocol, mode: Mode) -> list[Row]:
     """Return the rows of a protocol of gradient descent.
 
-    On cached features the stages are trained one after the other, which needs the features of one at a time; on
-    fresh crops all together, so that each crop passes through the network once.
+    On cached features the stages are trained one after the other, so that memory holds the features of one stage at a
+    time. On fresh crops all stages are trained together, so that each crop passes through the network once.
     """
     fit, held = task.split.fit, task.split.held
     steps, batch_size = steps_of(protocol, len(fit))
@@ -101,7 +101,7 @@ def _linear(task: EvaluationTask, protocol: LinearProtocol, mode: Mode) -> list[
         for group in groups[len(winners) :]:
             cells: list[FeatureKey] = []
             for stage in group:
-                first: dict[int, str] = {}  # poolings of equal dimensions are the same, as where a stage has one place
+                first: dict[int, str] = {}  # poolings of equal dimensions are equal, as for a map of one position
                 for rule in protocol.poolings:
                     first.setdefault(task.train.dims(stage, rule), rule)
                 cells += [FeatureKey(stage, rule) for rule in first.values()]
@@ -127,7 +127,7 @@ def _linear(task: EvaluationTask, protocol: LinearProtocol, mode: Mode) -> list[
             else:
                 batches_of_features = _fresh_batches(task, protocol, sweep, batch_size, order)
             winners.extend(sweep.run(batches_of_features, after))
-            # Free these before those of the next stage are made.
+            # Free these before the next stage needs the memory.
             del rows, heads, held_chunks, sweep, after, batches_of_features
     return [_row(task, winner) for winner in winners]
 
@@ -148,7 +148,7 @@ def _logistic(task: EvaluationTask, protocol: LogisticProtocol) -> list[Row]:
                 if needed > available_memory(task.place.device):
                     raise UserError(
                         f"protocol logistic needs {needed / 1e9:.1f} GB for the features and logits of {stage} at "
-                        "once, more than there is; take protocol modern"
+                        "once, more than is free; use protocol modern"
                     )
                 classifier, penalty, score = choose_logistic(
                     (rows[fit], _targets(task, fit)),
@@ -168,9 +168,9 @@ def _require_memory(task: EvaluationTask, dims: Sequence[int], heads: int, batch
 
     Args:
         task: the evaluation.
-        dims: of the features of each cell that is trained at the same time.
+        dims: the dimensions of the features of each cell that is trained at the same time.
         heads: the number of classifiers of each cell.
-        batch_size: of the training.
+        batch_size: the batch size of the training.
 
     Raises:
         UserError: they do not fit.
@@ -197,9 +197,9 @@ def fit_linear(
         features: (N, dims), scaled already.
         targets: as in ``Heads.step``.
         start: the initial classifier.
-        penalty: on the weights, not on the bias. scikit-learn's C is 1 / (N * penalty).
+        penalty: the penalty on the weights, not on the bias. scikit-learn's C is 1 / (N * penalty).
         iterations: the limit.
-        tolerance: the solver ends where no part of the gradient is greater (scikit-learn's default).
+        tolerance: the solver ends when no component of the gradient is greater (scikit-learn's default).
 
     Returns:
         The classifier, with ``start``'s scaling.
@@ -227,7 +227,7 @@ def choose_logistic(
 
     Args:
         fit: features (N, dims) and targets of the images to fit to.
-        held: of the held-out images.
+        held: the same of the held-out images.
         classes: the number of classes.
         protocol: the penalties to try, and the limit of iterations.
 
@@ -292,7 +292,7 @@ def _cached_batches(
 def _fresh_batches(
     task: EvaluationTask, protocol: LinearProtocol, sweep: ProbeSweep, batch_size: int, order: Order
 ) -> Iterator[Fed]:
-    """Yield the features of batches of fresh crops likewise; the same images in the same order."""
+    """Yield the features of batches of fresh crops; the images have the same order as in ``_cached_batches``."""
     fit, place, module = task.split.fit, task.place, task.network.module.to(task.place.device)
     calibrate_batch_norm(
         task.network, task.targets.train, task.view, place
@@ -301,7 +301,9 @@ def _fresh_batches(
     samples = TrainDataset([_Selection(task.targets.train, fit, protocol.square)], crop, task.seed)
     for step, batch in enumerate(batches(samples, batch_size, sweep.done, sweep.steps, place.workers), sweep.done):
         if batch.skipped:
-            raise UserError(f"{': '.join(batch.skipped[0])}: it could be read before; were images changed meanwhile?")
+            raise UserError(
+                f"{': '.join(batch.skipped[0])}: the image could be read before; do not change images during a run"
+            )
         with autocast(place):
             rgb = batch.rgb.to(place.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
             stages = module(rgb)
@@ -310,7 +312,7 @@ def _fresh_batches(
 
 
 class _Selection:
-    """A source of some images of another source, or of their middle squares only."""
+    """A dataset with some images of another one, whole or only their middle squares."""
 
     def __init__(self, source: LabeledDataset, indices: NDArray[np.int64], square: bool) -> None:
         self.source, self.indices, self.square = source, indices, square
@@ -334,7 +336,7 @@ class _Selection:
 
 
 def _row(task: EvaluationTask, winner: BestHead) -> Row:
-    """Return a stage's row: its winner's predictions on the test images, which are read here and nowhere else."""
+    """Return the row of a stage: its winner predicts the test images, which nothing else reads."""
     rows = Rows(task.test.matrix(*winner.cell), task.place.device)
     stage, pooling = winner.cell
     scores = (winner.classifier.scores(chunk).cpu().numpy() for chunk in rows.chunks(task.tested))

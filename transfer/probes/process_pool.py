@@ -1,4 +1,4 @@
-"""Independent tasks in forked processes, which see all that this process has in memory and copy none of it."""
+"""Independent tasks in forked processes, which share the memory of this process without a copy."""
 
 import contextlib
 import multiprocessing
@@ -15,16 +15,16 @@ from pretext.errors import UserError
 
 Values = NDArray[np.float64]
 Finished = MutableMapping[str, Values]
-"""Results of tasks, by name: small arrays. A dict forgets them; one that writes to disk lets a killed call go on."""
+"""Results of tasks, by name: small arrays. A mapping that also writes to disk lets a killed call continue."""
 
 
 def run_tasks(
     tasks: Mapping[str, Callable[[], Values]], finished: Finished, processes: int, advance: Advance
 ) -> list[Values]:
-    """Return the result of every task, in their order; run those that are not finished, and note each result."""
+    """Return the results of all tasks, in order; run the tasks that are not finished, and store each result."""
     missing = [name for name in tasks if name not in finished]
     results = map_forked(lambda name: tasks[name](), missing, processes)
-    with threadpool_limits(1), contextlib.closing(results):  # one core a process
+    with threadpool_limits(1), contextlib.closing(results):  # one core for each process
         for name, value in results:
             finished[name] = value
             advance(1, "")
@@ -39,9 +39,10 @@ def map_forked(
     The processes end with the iterator; if this process is killed, each ends after its current task.
 
     Args:
-        work: without side effects, which would be lost; it must not use torch, which cannot be forked at work.
-        names: of the tasks, started in this order.
-        processes: how many at once.
+        work: a function without side effects, which would be lost; it must not use torch, which cannot be forked while
+            it computes.
+        names: the names of the tasks, started in this order.
+        processes: how many run at once.
 
     Raises:
         UserError: a process was killed; or what ``work`` raises.
@@ -69,7 +70,7 @@ def map_forked(
                     value = ready.recv()
                 except (EOFError, ConnectionError) as problem:
                     raise UserError(
-                        f"a process that worked on {name} was killed, perhaps for lack of memory; take fewer at once"
+                        f"a process that worked on {name} was killed, perhaps for lack of memory; use fewer processes"
                     ) from problem
                 if isinstance(value, Exception):
                     raise value
@@ -85,8 +86,8 @@ def map_forked(
 
 
 def _serve(work: Callable[[str], Values], requests: Connection, inherited: Sequence[Connection]) -> None:
-    """Run tasks until nobody asks for more. Only the parent decides when to stop."""
-    for end in inherited:  # with the other end of a pipe held here, the end of the parent would not be noticed
+    """Run tasks until the parent closes the connection. Only the parent decides when to stop."""
+    for end in inherited:  # if this process held a parent's end, no process would notice that the parent has ended
         end.close()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGUSR2})
     with contextlib.suppress(EOFError, ConnectionError):

@@ -4,9 +4,9 @@ Features of unit length; liblinear's dual solver. With all labels, 3-fold cross-
 class. With few labels (low-shot), training images that were not learned from choose one cost for all classes; Goyal
 et al. chose it on the test images.
 
-liblinear draws from one generator per process, so threads would change one another's results: several fits at once
-take several processes. Every fit begins at the same seed, so no number depends on how many there are, nor on what an
-earlier call had finished.
+liblinear draws from one generator per process, so threads would change one another's results: fits that run at the
+same time need processes of their own. Every fit begins at the same seed, so no number depends on the number of
+processes or on the fits that an earlier call finished.
 """
 
 import os
@@ -45,7 +45,7 @@ ITERATIONS = 2000
 _CPU = torch.device("cpu")
 _FIT = 28  # bytes for each number of the training features: float32, float64, and liblinear's index and value
 _SCORE = 24  # bytes for each score of a test image: float64, the copy that is saved, float32
-_MANY_FITS = 10_000  # of a stage; more take hours
+_MANY_FITS = 10_000  # for a stage; more take hours
 _VALIDATION = 0x3A7C
 
 Unit = tuple[int, int, int]
@@ -70,9 +70,10 @@ def svm(networks: Sequence[str], settings: SvmSettings) -> list[Result]:
 
 
 def svm_rows(task: EvaluationTask, protocol: SvmProtocol) -> list[Row]:
-    """Return a row for every stage; low-shot one for every stage and number of shots, an outcome for each sample.
+    """Return a row for every stage; for low-shot protocols, one for every stage and number of shots.
 
-    Numbers of shots are left out where a class has fewer images, or where no class has more to choose a cost by.
+    A low-shot row has an outcome for each sample. A number of shots is left out if a class has fewer images, or if no
+    class has more images to choose a cost by.
     """
     (rule,) = protocol.poolings
     classes, fit = task.targets.classes, task.split.fit
@@ -98,14 +99,14 @@ def svm_rows(task: EvaluationTask, protocol: SvmProtocol) -> list[Row]:
         if needed > (free := available_memory(_CPU)):
             raise UserError(
                 f"SVMs need {needed / 1e9:.0f} GB for the features of {stage} at once and the scores of "
-                f"{len(classes):,} classes, and {free / 1e9:.0f} GB are free; take fewer labels by --fraction, or "
-                "pretint probe"
+                f"{len(classes):,} classes, and {free / 1e9:.0f} GB are free; use fewer labels with --fraction, or "
+                "use pretint probe"
             )
         train, test = task.train.matrix(stage, rule)[fit], task.test.matrix(stage, rule)[task.tested]
         finished = _SavedFits(
             stage_fits.setdefault(stage, {}), lambda: task.partial.offer(lambda: {"fits": stage_fits})
         )
-        # A process for each core, as far as there is memory for what each copies.
+        # A process for each core, if there is memory for what each process copies.
         processes = max(1, min(len(os.sched_getaffinity(0)), available_memory(_CPU) // (2 * fit_bytes)))
         result: SvmResult | LowShot
         if protocol.shots:
@@ -180,7 +181,7 @@ class SvmResult(NamedTuple):
     precision: NDArray[np.float64]
     """(classes,): its average precision, mean over the folds."""
     unconverged: int
-    """How many of the fits reached ``ITERATIONS`` before they converged."""
+    """The number of fits that reached ``ITERATIONS`` before they converged."""
     fits: int
 
 
@@ -204,11 +205,11 @@ def svm_scores(
         test: (M, dims).
         classes: their names.
         costs: values of C to choose from.
-        folds: of the stratified, shuffled cross-validation.
-        seed: of the folds and of the solver.
+        folds: the number of folds of the stratified, shuffled cross-validation.
+        seed: the seed of the folds and of the solver.
         finished: fits of an earlier call with the same arguments; every new fit is added.
-        processes: how many fits at once.
-        title: of the progress bar.
+        processes: how many fits run at once.
+        title: the title of the progress bar.
 
     Raises:
         UserError: a class has fewer images with it, or without it, than there are folds.
@@ -258,7 +259,7 @@ def svm_scores(
 def _validate_fold(
     x: Array, labels: Labels, label: int, cost: float, fold: int, folds: int, seed: int
 ) -> NDArray[np.float64]:
-    """Fit a class on all folds but one; return the average precision on that one, and the solver's iterations."""
+    """Fit a class on all folds but one; return the average precision on that fold, and the solver's iterations."""
     column = one_against_rest(labels, label)
     rows = np.flatnonzero(column != -1)
     parts = StratifiedKFold(folds, shuffle=True, random_state=seed % 2**32).split(rows, column[rows])
@@ -269,7 +270,7 @@ def _validate_fold(
 
 
 class LowShot(NamedTuple):
-    """Classifiers learned from k images of every class, for several k and samples."""
+    """The scores of classifiers that learned from k images of every class, for several k and samples."""
 
     scores: dict[int, list[Array]]
     """k -> for every sample (M, classes), as in ``SvmResult``."""
@@ -306,18 +307,18 @@ def low_shot_scores(
         labels: of the N images.
         test: (M, dims).
         classes: their names.
-        ks: numbers of images with a class that it is learned from.
+        ks: numbers of images with a class to learn the class from.
         samples: the number of samples for each k.
         costs: values of C to choose from.
-        seed: of the samples and of the solver.
+        seed: the seed of the samples and of the solver.
         most: see above.
         finished: as in ``svm_scores``.
-        processes: how many classes at once.
-        title: of the progress bar.
+        processes: how many classes run at once.
+        title: the title of the progress bar.
 
     Raises:
-        UserError: a class has fewer images with it than k, or none without it; or all images with any class
-            are learned from, so that none is left to choose a cost by.
+        UserError: fewer than k images show a class, or every image shows it; or the shots include all images of
+            every class, so that none is left to choose a cost by.
     """
     finished = {} if finished is None else finished
     costs = sorted(costs)
@@ -329,11 +330,11 @@ def low_shot_scores(
         if present[label] < k or not absent[label] or len(classes) < 2:
             raise UserError(
                 f"{present[label]} training images with {classes[label]} and {absent[label]} without: {k} shots need "
-                f"{k}, and one without; take fewer shots"
+                f"{k} with it, and one without; use fewer shots"
             )
     x = unit_length(train)
     names = {unit: "k {}, sample {}, class {}".format(*unit) for unit in units}
-    # Each task draws its own shots: those of all classes at once would grow with the square of their number.
+    # Each task draws its own shots: the shots of all classes together would grow with the square of the class count.
     trials = {
         names[unit]: partial(_validate_shots, x, labels, unit, len(classes), validation, costs, seed) for unit in units
     }
@@ -346,7 +347,7 @@ def low_shot_scores(
         if blind.any():
             raise UserError(
                 f"{ks[int(blind.argmax())]} shots take all training images of every class, and none is left to "
-                "choose a cost by; take fewer shots"
+                "choose a cost by; use fewer shots"
             )
         mean = np.nanmean(precision, 1)
         chosen = {k: costs[int(row.argmax())] for k, row in zip(ks, mean, strict=True)}
@@ -386,9 +387,9 @@ def _validate_shots(
     costs: Sequence[float],
     seed: int,
 ) -> NDArray[np.float64]:
-    """Return the average precision of every cost on validation images, and how many fits did not converge.
+    """Return the average precision of every cost on validation images, and the number of fits that did not converge.
 
-    Where none of the images shows the class, it is nan.
+    The precision is nan if no image shows the class.
     """
     column, drawn = one_against_rest(labels, unit[2]), _draw_shots(labels, unit, classes, seed)
     shot_x, basis, positive = _rotate(x, drawn)
@@ -404,7 +405,7 @@ def _validate_shots(
 def _rotate(x: Array, drawn: Shots) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
     """Return the shots in an orthonormal basis of their span, that basis (dims, n), and which are positive.
 
-    An SVM depends on inner products only: so it is the same in this basis, which has far fewer dimensions.
+    An SVM depends on inner products only, so it is the same in this basis, which has far fewer dimensions.
     """
     rows = np.concatenate(drawn)
     positive = np.arange(len(rows)) < len(drawn.positives)
@@ -433,7 +434,7 @@ def average_precision(scores: NDArray[np.floating], truth: NDArray[np.int8]) -> 
         truth: (M,), 1 present, 0 absent, -1 not counted.
 
     Returns:
-        nan where no counted image shows the class.
+        The area; nan if no counted image shows the class.
     """
     counted = truth != -1
     if not (truth == 1).any():
@@ -461,7 +462,7 @@ def count_positives(labels: Labels, classes: int) -> NDArray[np.int64]:
 
 
 def count_negatives(labels: Labels, classes: int) -> NDArray[np.int64]:
-    """Return how many images are counted for each class and do not show it, (classes,)."""
+    """Return the number of images that are counted for each class and do not show it, (classes,)."""
     counts: NDArray[np.int64] = (
         (labels == 0).sum(0) if labels.ndim == 2 else len(labels) - count_positives(labels, classes)
     )
@@ -474,5 +475,5 @@ def describe_unconverged(unconverged: int, fits: int) -> str:
         return ""
     return (
         f"{unconverged:,} of {fits:,} SVM fits did not converge within the solver's {ITERATIONS:,} iterations; "
-        "their scores count as they are"
+        "their scores are used without change"
     )

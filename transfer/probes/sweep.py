@@ -1,6 +1,6 @@
 """A sweep of linear classifiers of many settings, stages and poolings, trained together in one pass over the images.
 
-The worse half is dropped on the way, and the winner chosen, by the score on held-out training images.
+The score on held-out training images decides which half is dropped during training, and which classifier wins.
 """
 
 import math
@@ -17,8 +17,8 @@ from transfer.metrics.classification import mean_average_precision
 from transfer.probes.heads import Heads, Linear, Setting
 from transfer.protocols import LinearProtocol
 
-_MAX_OUTPUTS = 2**15  # of all classifiers of a cell; with more, a chunk's logits are computed in pieces
-_MAX_LOGITS = 2**24  # of a piece
+_MAX_OUTPUTS = 2**15  # outputs of all classifiers of a cell; with more, the logits of a chunk are computed in pieces
+_MAX_LOGITS = 2**24  # logits of a piece
 
 
 class FeatureKey(NamedTuple):
@@ -50,8 +50,8 @@ class ProbeSweep:
 
     Args:
         heads: by cell; a stage's winner is chosen among its poolings and settings.
-        protocol: of the training.
-        steps: of the whole training.
+        protocol: the protocol of the training.
+        steps: the number of steps of the whole training.
         held: features of the held-out images.
         held_targets: their targets, as in ``Heads.step``; empty if no images are held out: then a stage may have
             only one cell with one classifier.
@@ -70,19 +70,19 @@ class ProbeSweep:
 
         Args:
             feed: the batches from step ``done`` on.
-            after: called after every step; training can go on from the ``state`` at that time.
+            after: called after every step; training can continue from the ``state`` at that time.
         """
         for features, targets in feed:
             if self.done in self._rungs:
-                # The better half of every stage's classifiers goes on.
-                kept: dict[FeatureKey, list[int]] = {}
+                # Keep the better half of the classifiers of every stage.
+                better: dict[FeatureKey, list[int]] = {}
                 for stage in self._stages():
                     ranked = self._ranked(stage)
                     for _, cell, head in ranked[: (len(ranked) + 1) // 2]:
-                        kept.setdefault(cell, []).append(head)
-                self.heads = {cell: heads for cell, heads in self.heads.items() if cell in kept}
+                        better.setdefault(cell, []).append(head)
+                self.heads = {cell: heads for cell, heads in self.heads.items() if cell in better}
                 for cell, heads in self.heads.items():
-                    heads.keep(sorted(kept[cell]))
+                    heads.keep(sorted(better[cell]))
             factor = rate_factor(self.protocol, self.done, self.steps)
             for cell, heads in self.heads.items():
                 heads.step(features[cell], targets, factor)
@@ -106,18 +106,18 @@ class ProbeSweep:
         return {"done": self.done, "heads": [[*cell, heads.state()] for cell, heads in self.heads.items()]}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from a ``state``."""
+        """Restore a ``state``."""
         self.done = state["done"]
-        kept = {FeatureKey(stage, pooling): inner for stage, pooling, inner in state["heads"]}
-        self.heads = {cell: heads for cell, heads in self.heads.items() if cell in kept}
+        states = {FeatureKey(stage, pooling): inner for stage, pooling, inner in state["heads"]}
+        self.heads = {cell: heads for cell, heads in self.heads.items() if cell in states}
         for cell, heads in self.heads.items():
-            heads.load(kept[cell])
+            heads.load(states[cell])
 
     def _stages(self) -> list[str]:
         return list(dict.fromkeys(cell.stage for cell in self.heads))
 
     def _ranked(self, stage: str) -> list[tuple[float, FeatureKey, int]]:
-        """Return the classifiers of a stage, the best first; equal ones in the order of the grid."""
+        """Return the classifiers of a stage, the best first; classifiers of equal score in the order of the grid."""
         scores = [
             (score, cell, head)
             for cell in self.heads
@@ -134,7 +134,7 @@ class ProbeSweep:
             return [score(one, truth) for one in logits.unbind(1)]
         right, finite = torch.zeros(len(heads), device=truth.device), torch.ones_like(truth[:1]).bool()
         at = 0
-        # Logits of all classifiers would not fit at once: with many classes not even those of one chunk.
+        # The logits of all classifiers may not fit in memory; with many classes not even for one chunk.
         outputs = len(heads) * heads.classes
         piece_rows = sys.maxsize if outputs <= _MAX_OUTPUTS else max(1, _MAX_LOGITS // outputs)
         for piece in (piece for chunk in self.held(cell) for piece in chunk.split(piece_rows)):
@@ -176,7 +176,7 @@ def steps_of(protocol: LinearProtocol, images: int) -> tuple[int, int]:
 
 
 def positions(step: int, batch_size: int, images: int, order: Callable[[int], NDArray[np.int64]]) -> NDArray[np.int64]:
-    """Return the places of a step's images: the epochs' orders, one after the other, cut into batches."""
+    """Return the positions of the images of a step: the orders of all epochs, joined and cut into batches."""
     start, stop = step * batch_size, (step + 1) * batch_size
     first, last = start // images, (stop - 1) // images
     parts: Sequence[NDArray[np.int64]] = [order(epoch) for epoch in range(first, last + 1)]

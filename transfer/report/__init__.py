@@ -1,4 +1,4 @@
-"""The report: what a run learned and what its features are worth, on one page."""
+"""The report: the training of a run and the quality of its features, on one page."""
 
 from transfer.report.page import write_report
 

@@ -1,7 +1,7 @@
 """The report's charts: numbers in, inline SVG out.
 
-Every chart is drawn for a width of 440 CSS pixels, so that it is read on a phone as it is; the page
-puts two beside each other where there is room. The same numbers give the same bytes.
+Every chart is drawn for a width of 440 CSS pixels, so that it is readable on a phone; a wider page puts two charts side
+by side. The same numbers give the same bytes.
 """
 
 import html
@@ -28,11 +28,11 @@ from pretext.gamut import STEP, bin_centers
 INK, MUTED, GRID = "#1f2328", "#59636e", "#e6e8eb"
 CELL = "#eceef0"
 RANDOM, PRETRAINED = "#7d858e", "#0072b2"  # blue and gray differ for every kind of color vision
-LIGHT = "#a9cfe6"  # of PRETRAINED, for what lies behind
-ONLINE = "YlOrBr"  # a color map, light to dark: what is no result looks like none of the results
+LIGHT = "#a9cfe6"  # a light PRETRAINED, for the background
+ONLINE = "YlOrBr"  # a color map, light to dark, that no result uses: the online probe is not a result
 
 WIDTH, _HEIGHT, _LOW = 440, 250, 170
-_SHOWN_LIGHTNESS = 65.0  # at which a bin's color is shown: most bins are inside of sRGB there
+_SHOWN_LIGHTNESS = 65.0  # L at which a bin's color is shown: here most bins are inside of sRGB
 _DOTTED = 60  # a curve of more points is drawn without dots
 _DRAWN = 600  # columns of a chart; a curve of more points is drawn as the range of each column
 STYLE = {

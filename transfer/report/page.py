@@ -1,7 +1,7 @@
-"""The report: one page that says what a run learned, to read or to send.
+"""The report: one page about the training and the results of a run, to read or to send.
 
-The page is one HTML file that asks the network for nothing. Paths, keys and class names come from
-outside: the template escapes whatever is not a chart of our own.
+The page is one HTML file that loads nothing from the network. Paths, keys and class names come from
+outside, so the template escapes everything except our own charts.
 """
 
 import shlex
@@ -52,7 +52,7 @@ def write_report(run: Path) -> Path:
     settings = run_settings(run)
     records = read_journal(run)
     steps = setting(settings, "training", "steps")
-    # What was skipped in training, or was mended: key and reason, each once.
+    # Images that training skipped, and annotations that were corrected: key and reason, each once.
     skipped = dict.fromkeys((str(record["key"]), str(record["reason"])) for record in of_kind(records, "skipped"))
     groups = {str(name): values for name, values in settings.items() if isinstance(values, dict)}
     groups["other"] = {name: value for name, value in settings.items() if not isinstance(value, dict)}
@@ -80,7 +80,7 @@ def write_report(run: Path) -> Path:
         },
         "calls": calls,
         "done": max((record["step"] for record in of_kind(records, "step")), default=0),
-        "asked": steps if isinstance(steps, int) else None,
+        "total_steps": steps if isinstance(steps, int) else None,
     }
     if "task" in settings:
         page = render_page("finetuned.html.jinja", **facts, **_finetuning_facts(run, settings, records))
@@ -92,14 +92,14 @@ def write_report(run: Path) -> Path:
 
 
 def _pretraining_facts(run: Path, settings: Settings, records: Sequence[Record]) -> dict[str, Any]:
-    """Return what only the page of a pretraining says."""
+    """Return the facts that only the page of a pretraining run shows."""
     panels = result_panels([read_result(path) for path in sorted((run / "results").glob("*.json"))])
     source = setting(settings, "data", "source")
     if isinstance(source, dict):  # a mixture: its sources with their weights, on one line
         source = ", ".join(f"{name} ({weight:g})" for name, weight in source.items())
     return {
         "probe_command": f"pretint probe {shlex.quote(str(run))} --train FOLDER --test FOLDER",
-        "asked_for": {
+        "training_facts": {
             "Backbone": setting(settings, "backbone", "name"),
             "Objective": setting(settings, "objective", "name"),
             "Images": source,
@@ -118,7 +118,7 @@ def _pretraining_facts(run: Path, settings: Settings, records: Sequence[Record])
 
 
 def _finetuning_facts(run: Path, settings: Settings, records: Sequence[Record]) -> dict[str, Any]:
-    """Return what only the page of a fine-tuning says: of one network, on one task.
+    """Return the facts that only the page of a fine-tuning run shows: one network, on one task.
 
     Raises:
         UserError: the result or the images cannot be read.
@@ -143,7 +143,7 @@ def _finetuning_facts(run: Path, settings: Settings, records: Sequence[Record]) 
         "task": str(settings["task"]),
         "network": setting(settings, "network", "name"),
         "trained": words_of(trained),
-        "asked_for": {
+        "training_facts": {
             "Backbone": setting(settings, "network", "backbone"),
             "Trained": "all of it" if trained == "all" else trained,
             "Protocol": settings.get("protocol"),

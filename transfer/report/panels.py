@@ -1,4 +1,4 @@
-"""The report's panels of training: charts and the words beside them, made of a run's journal.
+"""The report's panels of training: charts and their captions, made from the journal of a run.
 
 A panel without records is empty, because a report may also be written for a run of another version.
 """
@@ -32,7 +32,7 @@ _LOSSES = {
     "labels": "cross-entropy over the classes, in nats",
 }
 _TASKS = {
-    "classify": "cross-entropy of what is said of every class, in nats",
+    "classify": "cross-entropy of the predictions, in nats",
     "detect": "the losses of all parts of the detector, of class and of box, added up",
     "segment": "cross-entropy over the classes, mean over the pixels that count, in nats",
 }
@@ -44,23 +44,24 @@ _COLOR: tuple[_Panel, ...] = (  # the panel of entropy, which depends on the bin
         {"predicted": "saturation"},
         (1.0, "as colorful as the originals"),
         "Mean chroma of the predicted colors divided by that of the true ones. At 1 the images are as "
-        "colorful as the originals; toward 0 the network plays safe and stays gray; above 1 it overdoes it.",
+        "colorful as the originals; near 0 the network avoids errors by predicting gray; above 1 its colors are too "
+        "strong.",
     ),
     (
         "Accuracy",
         {"plain": "accuracy", "rebalanced": "accuracy_rebalanced"},
         None,
         "Share of the pixels whose most probable color bin (of a regression: the bin of the predicted color) is "
-        "the true one. Plain accuracy is high for whoever names the common grays; rebalanced, a pixel counts the "
-        "more the rarer its true color is. Both mean the same for every objective.",
+        "the true one. Plain accuracy is high for a network that predicts only the common grays; rebalanced, a pixel "
+        "counts more if its true color is rarer. Both mean the same for every objective.",
     ),
     (
         "Recall",
         {"common bins": "recall_common", "rare bins": "recall_rare"},
         None,
-        "Share of the pixels of a true color bin that are given that very bin, averaged over bins. The common "
-        f"bins are the most frequent, which together hold {100 * COMMON_MASS:.0f} % of the pixels. Rare bins that "
-        "stay at 0 mean that the network never dares an unusual color.",
+        "Share of the pixels of a true color bin for which the network predicts this bin, averaged over bins. The "
+        f"common bins are the most frequent, which together hold {100 * COMMON_MASS:.0f} % of the pixels. If rare "
+        "bins stay at 0, the network never predicts an unusual color.",
     ),
 )
 _CLASSIFIER: tuple[_Panel, ...] = (
@@ -68,14 +69,14 @@ _CLASSIFIER: tuple[_Panel, ...] = (
         "Accuracy",
         {"accuracy": "accuracy"},
         None,
-        "Share of the images whose class is named right, a look now and then at whether the network still learns; "
-        "what its features are worth is said by the probes.",
+        "Share of the images whose class is predicted correctly, measured from time to time to see whether the network "
+        "still learns. The probes measure the quality of its features.",
     ),
 )
 
 
 def _bin_step(settings: Settings) -> int:
-    """Return the Lab units between the color bins; runs from before that was a setting have the published ones."""
+    """Return the Lab units between the color bins; runs of versions without this setting have the published value."""
     step = setting(settings, "objective", "bin_step")
     return step if type(step) is int and STEP_RANGE[0] <= step <= STEP_RANGE[1] else STEP
 
@@ -127,9 +128,9 @@ def health_panels(settings: Settings, records: Sequence[Record]) -> list[dict[st
             "Entropy",
             {"predicted": "entropy"},
             (math.log(bins), f"ln {bins} = {math.log(bins):.2f}"),
-            "How undecided the network is about a pixel's color, in nats. The line is a uniform guess over all "
-            f"{bins} color bins; a lower curve is a surer network. Near 0 it has settled on one color "
-            "per pixel, which is good only if recall rises with it.",
+            "How uncertain the network is about a pixel's color, in nats. The line is a uniform guess over all "
+            f"{bins} color bins; a lower curve means less uncertainty. Near 0 the network predicts one color "
+            "per pixel, which is good only if recall rises, too.",
         )
         kinds = (_COLOR[0], entropy, *_COLOR[1:])
     panels = []
@@ -163,7 +164,7 @@ def recall_panel(settings: Settings, records: Sequence[Record]) -> dict[str, Any
 
 
 def online_panel(settings: Settings, records: Sequence[Record]) -> dict[str, Any] | None:
-    """Return the chart of the online probe's accuracies; no number, which without interval would pass for a result."""
+    """Return the chart of the online probe's accuracies; without a number, which could be mistaken for a result."""
     online = of_kind(records, "online")
     names = dict.fromkeys(name for record in online for name in record if name.startswith(_STAGE))
     stages = [Curve(name.removeprefix(_STAGE), column(online, name)) for name in names]

@@ -1,8 +1,8 @@
 """Numbers of published tables, drawn next to the user's own where data and protocol are the same.
 
-Few of the rows were checked against their papers: those of AlexNet's stages and of PASCAL VOC are written down from
-memory, as later papers cite them, and a report says so. Rows of one number are the best stages in VISSL's list of
-models.
+Few of the rows were checked against their papers. Those of AlexNet's stages and of PASCAL VOC are written down from
+memory, as later papers cite them, and the report notes this. Rows of one number are the best stages in VISSL's list
+of models.
 """
 
 import math
@@ -47,14 +47,14 @@ class PublishedTable(NamedTuple):
     classes: int
     rows: tuple[Published, ...]
     stages: tuple[str, ...] = STAGES
-    """The stages of a row's numbers; for fine-tuning what was trained, as our results call it."""
+    """The stages of a row's numbers; for fine-tuning the trained part, by its name in our results."""
     metric: MetricName = "top-1"
     train: str = ""
     """For fine-tuning: the part of VOC that is trained on."""
     n_train: int = 0
     """For fine-tuning: the number of training images; 0 if that part determines it."""
     steps: int = 0
-    """For fine-tuning: its length; a recipe that was cut short keeps its name."""
+    """For fine-tuning: the number of steps, because a shortened recipe keeps its name."""
 
 
 def published(result: Result, *others: Result) -> PublishedTable | None:
@@ -121,7 +121,7 @@ _VOC = (  # classification: fc8, fc6 to fc8, all; detection; segmentation
     ("colorization, gray", "52.4 61.5 65.9 46.1 35.0", "Zhang et al. 2016, as cited in later tables", "", False),
     ("colorization, color", "52.4 61.5 65.6 46.9 35.6", "Zhang et al. 2016, as cited in later tables", "", True),
 )
-_JUDGED = "the released code judges on 736 images of VOC2011, the publication says VOC2012"
+_TEST_IMAGES = "the released code evaluates on 736 images of VOC2011, the publication says VOC2012"
 
 
 def _voc(columns: slice, protocol: str, further: str = "") -> tuple[Published, ...]:
@@ -214,7 +214,7 @@ TABLES: tuple[PublishedTable, ...] = (
         steps=150_000,
     ),
     PublishedTable(
-        *("VOC2012", 1_449, 21, _voc(slice(4, 5), "paper-segment", _JUDGED)),
+        *("VOC2012", 1_449, 21, _voc(slice(4, 5), "paper-segment", _TEST_IMAGES)),
         stages=("all",),
         metric="mIoU",
         train="voc:2012:train",

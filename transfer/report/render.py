@@ -18,7 +18,7 @@ LISTED = 50
 
 
 def render_page(template: str | Path, **facts: Any) -> bytes:
-    """Return a page; whatever is not a chart of our own is escaped.
+    """Return a page; everything except our own charts is escaped.
 
     Args:
         template: the name of a file beside this one; or the path of a file elsewhere, which may extend those.
@@ -65,7 +65,7 @@ def count(number: int) -> str:
 
 
 HEAVY = 2_000_000
-"""Bytes of an image that stands alone."""
+"""The largest size in bytes of a single image."""
 
 _WIDEST = 1600  # pixels
 _SMALLER = (1.0, 0.85, 0.7, 0.6, 0.5, 0.4)  # shares of the width that are tried until an image is light enough

@@ -56,7 +56,7 @@ class ChartLine(NamedTuple):
     """One for each place on the axis, in [0, 1]; None leaves a gap."""
     color: str
     style: int = 0
-    """Index of the dashes and markers; lines of one style have something in common."""
+    """Index of the dashes and markers; lines of one style have a property in common."""
     ringed: int | None = None
     """The place of the score that was chosen."""
 
@@ -68,7 +68,7 @@ def color_of(kind: str, rank: int = 0) -> str:
 
 
 def shorten(name: str, letters: int) -> str:
-    """Return a name cut in its middle: beginnings tell runs apart, ends their seeds and steps."""
+    """Return a name cut in its middle: the beginning identifies the run, the end its seed and step."""
     return name if len(name) <= letters else f"{name[: letters // 2 - 2]}...{name[1 - letters // 2 :]}"
 
 
@@ -78,8 +78,8 @@ def stages_chart(
     """Draw the score of every stage, a line for each network, with a band for the interval.
 
     Args:
-        name: tells this chart from the others of a page.
-        measure: what a score is, without its unit.
+        name: a name that is unique on the page.
+        measure: the name of the score, without its unit.
         stages: names, from the input on.
         lines: at least one.
         rows: published numbers, one for each of the stages, or one for the best of them; drawn thin, and named.
@@ -110,7 +110,7 @@ def stages_chart(
         _frame(axes, measure, lines, rows)
         axes.set_xlim(-0.35, len(stages) - 0.65 + (_ROOM if rows else 0))
         if rows:
-            # Names beside the last numbers, moved so far apart that they can be read.
+            # Names beside the last numbers, far enough apart to be readable.
             ordered = sorted(rows, key=lambda row: row.scores[-1])
             ends = 100 * np.array([row.scores[-1] for row in ordered])
             low, high = axes.get_ylim()
@@ -130,8 +130,8 @@ def shots_chart(
     """Draw scores against the number of positive images per class: a small chart for each stage, on one scale.
 
     Args:
-        name: tells this chart from the others of a page.
-        measure: what a score is, without its unit.
+        name: a name that is unique on the page.
+        measure: the name of the score, without its unit.
         shots: ascending.
         panels: stages with their lines, whose scores are one per number of shots.
     """
@@ -236,7 +236,7 @@ def draw_legend(axes: Axes, lines: Sequence[ChartLine], count: int, joined: bool
 
 
 _ROW, _DOT = 12, 14  # pixels that a row takes, and each of its dots
-_LEAST = 1.0  # percentage points that an axis spans: less would make much of nothing
+_LEAST = 1.0  # percentage points that an axis spans at least, so that tiny differences do not look large
 
 
 class Course(NamedTuple):
@@ -255,8 +255,8 @@ def dots_chart(name: str, measure: str, rows: Sequence[str], lines: Sequence[Cha
     """Draw the score of every row, a dot for each network, with a bar for its interval.
 
     Args:
-        name: tells this chart from the others of a page.
-        measure: what a score is, without its unit.
+        name: a name that is unique on the page.
+        measure: the name of the score, without its unit.
         rows: names, from the top.
         lines: at least one, of a network; its scores are one per row.
     """
@@ -289,8 +289,8 @@ def courses_chart(name: str, title: str, courses: Sequence[Course], *, dots: boo
     """Draw a measure of several trainings over their steps.
 
     Args:
-        name: tells this chart from the others of a page.
-        title: what is shown, for those who cannot see it.
+        name: a name that is unique on the page.
+        title: a description for readers who cannot see the chart.
         courses: at least one of them with a finite value.
         dots: whether every value is marked.
         percent: whether the values are scores, whose axis begins at 0.

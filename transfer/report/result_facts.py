@@ -17,15 +17,15 @@ def facts(section: Section) -> dict[str, str]:
     used = f"{first.n_train:,} images of {first.train}"
     if first.fraction < 1:
         used += f", of which the labels of {first.n_fit + first.n_holdout:,} are used"
-    taught = f"; {first.n_fit:,} teach, {first.n_holdout:,} are held out and " if first.n_holdout else ""
+    taught = f"; {first.n_fit:,} to learn from, {first.n_holdout:,} held out, which " if first.n_holdout else ""
     if taught:
-        taught += "only looked at: nothing is chosen" if first.mode == "fine-tuned" else "choose"
+        taught += "choose nothing" if first.mode == "fine-tuned" else "choose"
     shared = max(result.n_shared for result in results)
     cells = [cell for column in columns for cell in column.cells.values()]
     spread = (
         "standard deviation over seeds"
         if any(cell.over_seeds is not None for cell in cells)
-        else "standard deviation over draws of the images that teach"
+        else "standard deviation over draws of the training images"
         if any(cell.over_samples is not None for cell in cells)
         else ""
     )
@@ -72,7 +72,7 @@ def cost(column: Column, result: Result) -> dict[str, str]:
         "network": column.label,
         "mode": result.mode,
         "seed": str(result.network.seed),
-        "asked": str(result.seed),
+        "evaluation_seed": str(result.seed),
         "weights": result.network.weights[:8],
         "time": _duration(took.seconds),
         "extraction": _duration(took.extraction_seconds),

@@ -1,4 +1,4 @@
-"""The report's panels of results: charts, tables and the words beside them, made of results."""
+"""The report's panels of results: charts, tables and their captions, made from results."""
 
 import re
 from collections.abc import Sequence
@@ -27,12 +27,12 @@ _NEIGHBORS = ("k=20", "k=200")  # what others report
 
 
 class Headline(NamedTuple):
-    """The row that stands for a network, next to that of the same network at random weights."""
+    """The selected row of a network, next to that of the same network at random weights."""
 
     column: Column
     name: str
     chosen: bool
-    """Whether held-out images chose the row; if not, it is the last stage, or that of which most was trained."""
+    """Whether held-out images chose the row; if not, it is the last stage, or the row with the most trained weights."""
     reference: Column | None
     other: str
     """The row of the reference."""
@@ -51,7 +51,7 @@ class Headline(NamedTuple):
 
     @property
     def words(self) -> str:
-        """For a fine-tuned network: what was trained, and the rule that counts."""
+        """For a fine-tuned network: the trained part, and the rule of the metric."""
         row = self.column.first.row(self.name)
         return ", ".join(filter(None, (words_of(row.stage), row.variant)))
 
@@ -62,7 +62,7 @@ class Headline(NamedTuple):
 
 
 def result_panels(results: Sequence[Result], alone: bool = False) -> list[dict[str, Any]]:
-    """Return a panel for every evaluation: those of all labels first, in the order of the list of protocols.
+    """Return a panel for every evaluation: first those on all labels, in the order of the list of protocols.
 
     Args:
         results: of any number of evaluations.
@@ -92,7 +92,7 @@ def headline(panels: Sequence[dict[str, Any]]) -> Headline | None:
 
 
 def _panel(anchor: str, group: Sequence[Result], sheets: dict[str, dict[str, Any]] | None) -> dict[str, Any]:
-    """Return what the page says of one evaluation; ``sheets`` is None if the training is not shown."""
+    """Return the facts of one evaluation for the page; ``sheets`` is None if the training is not shown."""
     kinds = {kind: place for place, kind in enumerate(_KINDS)}
     # A result of few stages must not hide one of all stages, of the same network.
     group = sorted(group, key=lambda result: (kinds.get(result.network.kind, len(kinds)), -len(result.rows)))
@@ -152,10 +152,10 @@ def _panel(anchor: str, group: Sequence[Result], sheets: dict[str, dict[str, Any
 
 
 def _headline(columns: Sequence[Column]) -> Headline | None:
-    """Return the row that stands for an evaluation: of the network at its newest weights, on kept features.
+    """Return the selected row of an evaluation: of the network at its newest weights, on cached features.
 
-    The row is the best one, if held-out images chose one; else that of the last stage, of few neighbors or most shots.
-    For a fine-tuned network it is that of which most was trained, by the first of the rules.
+    The row is the best one, if held-out images chose one; else that of the last stage, with the fewest neighbors or the
+    most shots. For a fine-tuned network it is the row with the most trained weights, by the first of the rules.
     """
     column = max(
         (column for column in columns if column.first.network.kind != "random"),
@@ -194,7 +194,7 @@ def _headline(columns: Sequence[Column]) -> Headline | None:
 
 
 def _figures(anchor: str, section: Section) -> list[dict[str, Any]]:
-    """Return charts with their captions: of stages, of shots, beside published rows, or of what was trained."""
+    """Return charts with their captions: of stages, of shots, beside published rows, or of trained parts."""
     first, measure = section.first, METRIC_TITLES[section.first.metric]
     rows = {row.name: row for column in section.columns for result in column.results for row in result.rows}
     stages = list(dict.fromkeys(row.stage for row in rows.values()))

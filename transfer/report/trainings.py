@@ -1,6 +1,6 @@
 """The trainings of an evaluation's networks: their losses, held-out scores, and predictions for test images.
 
-A result RUN/results/NAME.json was made by the run RUN/finetuned/NAME; one that is no run's lies next to the
+The run RUN/finetuned/NAME made the result RUN/results/NAME.json. A result of a network without a run is next to the
 folder ``finetuned``.
 """
 
@@ -32,7 +32,7 @@ class Training(NamedTuple):
 
     result: Result
     label: str
-    """Name of its network; with what was trained, and the seed, where these tell it from others."""
+    """Name of its network; with the trained part and the seed, if others have the same name."""
     color: str
     style: int
     folder: Path
@@ -63,7 +63,7 @@ def sheets_of(results: Sequence[Result]) -> dict[str, dict[str, Any]]:
 
 
 def trainings(group: Sequence[Result], columns: Sequence[Column], colors: Sequence[str]) -> list[Training]:
-    """Return the trainings of an evaluation, by column; those of which the least was trained come first.
+    """Return the trainings of an evaluation, by column; those with the fewest trained weights come first.
 
     Args:
         group: its results.
@@ -86,15 +86,15 @@ def trainings(group: Sequence[Result], columns: Sequence[Column], colors: Sequen
 
 
 def words_of(trained: str) -> str:
-    """Return what was trained, in words; "all" means the whole network."""
+    """Return the name of the trained part for a caption; "all" means the whole network."""
     return "all trained" if trained == "all" else f"trained {trained}"
 
 
 def trainings_panel(anchor: str, runs: Sequence[Training], sheets: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Return charts of losses and held-out scores, and the sheets of test images, where most was trained first.
+    """Return charts of losses and held-out scores, and the sheets of test images, with the most trained weights first.
 
     Args:
-        anchor: of the evaluation.
+        anchor: the anchor of the evaluation on the page.
         runs: its trainings.
         sheets: see ``sheets_of``.
     """

@@ -1,1 +1,1 @@
-"""Tasks of fine-tuning: a backbone with a head for classes, boxes or masks, and the examples it learns from."""
+"""Fine-tuning tasks: a backbone with a head for classes, boxes or masks, and the examples that it learns from."""

@@ -1,7 +1,7 @@
-"""The places of a feature map in the image, and bilinear interpolation between them.
+"""The positions of a feature map in the image, and bilinear interpolation between them.
 
-Convolutions of odd size, padded all round, put the first place of a map on the first pixel; patches put it in the
-middle of the first patch, half a stride further. A head that predicts where things are must know which.
+Convolutions of odd size with padding put the first position of a map on the first pixel. Patches put it in the middle
+of the first patch, half a stride further. A head that predicts positions in the image must know which holds.
 """
 
 import math
@@ -39,7 +39,9 @@ def stage_of(features: FeatureNetwork, name: str) -> Stage:
 
 
 class FeatureAxis(NamedTuple):
-    """The places of a feature map along an axis: number i lies on pixel ``first + i * stride``, 0 the first's middle.
+    """The positions of a feature map along an axis: position i is at pixel ``first + i * stride``.
+
+    Coordinate 0 is the middle of the first pixel.
 
     Both axes have the same grid.
     """
@@ -51,11 +53,11 @@ class FeatureAxis(NamedTuple):
 def grids(features: FeatureNetwork) -> dict[str, FeatureAxis]:
     """Return the grid of every stage, by its name.
 
-    A network that pads alike on all sides is its own mirror image, so its map lies in the middle of an image whose
-    size leaves no remainder: one at which the map has just become one place longer. For odd convolutions that is a
-    multiple of the stride and one pixel, for patches a multiple of the stride, for AlexNet without padding (first 11
-    pixels, then 4 more for each place) 3 more than one; so sizes suffice, whatever the weights. A network that takes
-    one size only is assumed to have patches.
+    The positions follow from sizes alone, whatever the weights. A network with equal padding on all sides is symmetric,
+    so its map is centered in the image if the image's size leaves no remainder: a size at which the map has just become
+    one position longer. With odd convolutions this size is a multiple of the stride plus one pixel; with patches, a
+    multiple of the stride; with AlexNet without padding (11 pixels, then 4 more for each position), a multiple plus 3.
+    A network that takes one size only is assumed to have patches.
     """
     strides = {stage.name: stage.stride for stage in features.stages}
     side = probe_side(features)
@@ -78,7 +80,7 @@ def probe_side(features: FeatureNetwork) -> int:
 
 
 def probe_maps(features: FeatureNetwork, side: int) -> dict[str, Tensor]:
-    """Return the features of a gray square, in eval mode; nothing if the network does not take that size."""
+    """Return the features of a gray square, in eval mode; empty if the network does not take that size."""
     assert isinstance(features, nn.Module)
     modes = {module: module.training for module in features.modules()}
     weight = next(features.parameters(), None)
@@ -95,7 +97,7 @@ def probe_maps(features: FeatureNetwork, side: int) -> dict[str, Tensor]:
 
 
 def read_between(maps: Tensor, grid: FeatureAxis, rows: Tensor, columns: Tensor) -> Tensor:
-    """Interpolate a map bilinearly at any pixels; beyond the outermost places their values are repeated.
+    """Interpolate a map bilinearly at any pixels; beyond the outermost positions, repeat their values.
 
     Inside, a deconvolution by a fixed bilinear kernel of 2 * stride - 1 (the publications' FCN: 63 at stride 32)
     gives the same. As a product of matrices it fits any size, and its gradient is the same in every run.

@@ -1,4 +1,4 @@
-"""Classification: the network, its training crops, and the task: which of some classes an image shows."""
+"""Classification (which classes an image shows): the network, its training crops, and the task."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -47,7 +47,7 @@ class ClassifyHeadSettings:
             if getattr(self, name) < 1:
                 raise UserError(f"head.{name} is {getattr(self, name)}: it must be 1 or more")
         if not 0 <= self.dropout < 1:
-            raise UserError(f"head.dropout is {self.dropout}: a share in [0, 1)")
+            raise UserError(f"head.dropout is {self.dropout}: give a share, at least 0 and below 1")
 
 
 class Classify(nn.Module):
@@ -100,9 +100,9 @@ class Classify(nn.Module):
         Args:
             rgb: (B, 3, H, W), uint8.
             labels: int64 (B,), the class: the mean cross-entropy. Or int8 (B, classes), 1 where the class is in the
-                image, 0 where not, -1 where it does not count: the mean binary cross-entropy over what counts
-                (Caffe's is the sum over the classes of an image, which is as many times as much as there are
-                classes), 0 where nothing does.
+                image, 0 where not, -1 where it does not count: the mean binary cross-entropy over the labels that
+                count, 0 if none does. (Caffe sums over the classes of an image, so its loss is larger by a factor
+                of the number of classes.)
         """
         logits = self(rgb)
         if labels.ndim == 1:
@@ -141,7 +141,7 @@ class JitterSettings:
                 f"jitter.scale is {list(self.scale)}: give two numbers with 1/64 <= smallest <= largest <= 64"
             )
         if not 0 <= self.flip <= 1:
-            raise UserError(f"jitter.flip is {self.flip}: a probability lies between 0 and 1")
+            raise UserError(f"jitter.flip is {self.flip}: give a probability from 0 to 1")
 
 
 class JitteredExamples(AugmentedDataset):
@@ -169,7 +169,7 @@ class JitteredExamples(AugmentedDataset):
 
 
 class JitteredViews(EvalDataset):
-    """Every image of a source as the protocol tests it: by several crops, drawn as in training.
+    """Every image of a source for the test of the protocol: several crops of each, drawn as in training.
 
     Crop k of an image is a pure function of (seed, index, k). A sample's ``rgb`` holds them all: uint8
     (crops, 3, size, size), so a batch's is (B, crops, 3, size, size); its label is a dict with its ``index``, int64.
@@ -245,9 +245,11 @@ class ClassifySettings(FinetuneSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.size:
-            raise UserError("size is 0: images that are classified together have one size; name it")
+            raise UserError("size is 0: all images of a batch need the same size; set size to it, in pixels")
         if not 1 <= self.test_crops <= 1000 or (self.test_crops > 1 and self.way != "jittered"):
-            raise UserError(f"test_crops is {self.test_crops}: from 1 to 1000, above 1 for way jittered")
+            raise UserError(
+                f"test_crops is {self.test_crops}: give a number from 1 to 1000; more than 1 needs way jittered"
+            )
         for name, size, default in (
             ("crop", self.crop.size, CropSettings()),
             ("jitter", self.jitter.size, JitterSettings()),
@@ -274,7 +276,7 @@ class ClassificationTask(Task):
         if targets.multilabel:
             shown, learned = ((part.labels == 1).any(0).tolist() for part in (targets.test, targets.train))
             if not any(shown):
-                raise UserError("test: no image shows any of the classes; name another part")
+                raise UserError("test: no image shows any of the classes; name another part of the data set")
             for name, in_test, in_train in zip(targets.classes, shown, learned, strict=True):
                 if not in_test:
                     self.problems.append((name, "no test image shows it: it is left out of the mean"))

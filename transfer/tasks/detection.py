@@ -1,4 +1,4 @@
-"""Detection: the scaled images, and the task: where in an image the objects of some classes are."""
+"""Detection (where the objects of some classes are in an image): the scaled images, and the task."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -48,7 +48,7 @@ class DetectionSizes:
         if not max(self.shorter) <= self.longest <= 8192:
             raise UserError(f"sizes.longest is {self.longest}: it must lie in [{max(self.shorter)}, 8192] pixels")
         if not 0 <= self.flip <= 1:
-            raise UserError(f"sizes.flip is {self.flip}: a probability lies between 0 and 1")
+            raise UserError(f"sizes.flip is {self.flip}: give a probability from 0 to 1")
 
 
 class DetectionExamples(AugmentedDataset):
@@ -105,7 +105,7 @@ class DetectionView(NamedTuple):
     rgb: Tensor
     """uint8 (3, H, W)."""
     scale: NDArray[np.float32]
-    """(4,): boxes in the image times this are boxes in ``rgb``; found boxes are divided by it."""
+    """(4,): multiply boxes in the image by it to get boxes in ``rgb``; divide detected boxes by it."""
 
     def boxes(self, boxes: NDArray[np.float32]) -> Tensor:
         """Map boxes (n, 4) in the image itself to boxes in ``rgb``: float32 (n, 4)."""
@@ -113,7 +113,7 @@ class DetectionView(NamedTuple):
 
 
 class DetectionViews(EvalDataset):
-    """Every image of a source as a detector is tested on it.
+    """Every image of a source, scaled for the test of a detector.
 
     A label is a dict: ``index`` int64, of the image in the source; ``size`` int64 (2,) and ``proposals``, as of
     ``DetectionExamples``; ``scale`` float32 (4,), as of ``DetectionView``.
@@ -161,8 +161,8 @@ def detection_view(source: ImageDataset, index: int, shorter: int, longest: int)
 POINTS: tuple[Points, ...] = ("11 points", "all points", "COCO")
 """The three kinds of average precision that are computed of the same detections."""
 
-_SHOWN = 0.3  # least score of a box that is drawn
-_MOST = 8  # boxes that are drawn
+_SHOWN = 0.3  # the lowest score of a box that is drawn
+_MOST = 8  # the largest number of boxes that are drawn
 
 
 @dataclass
@@ -172,9 +172,9 @@ class DetectSettings(FinetuneSettings):
     Args:
         size: shorter side, in pixels, at which the network is shown a test image; at most sizes.longest.
         sizes: how training images are scaled; a test image's longer side is at most sizes.longest, too.
-        proposals: for head.form fast: where objects may be in training images: a .mat or .npz file; or "windows", a
-            fixed grid.
-        test_proposals: the same for test images; if empty, the file of proposals.
+        proposals: for head.form fast: boxes that may hold objects in training images: a .mat or .npz file; or
+            "windows", a fixed grid.
+        test_proposals: the same for test images; if empty, the file of ``proposals``.
         head: the head on the backbone.
     """
 
@@ -206,7 +206,9 @@ class DetectionTask(Task):
         self.classes = list(self.train.classes)
         self.problems = [*self.train.problems, *self.test.problems]
         if all(self.test.objects(index).difficult.all() for index in range(len(self.test))):
-            raise UserError(f"{settings.test}: its annotations have no object to be found; name another part")
+            raise UserError(
+                f"{settings.test}: its annotations have no object to find; name another part of the data set"
+            )
         self.proposals: dict[int, Proposals] = {}
         if settings.head.form == "fast":
             for source, file in ((self.train, settings.proposals), (self.test, settings.test_proposals)):
@@ -255,7 +257,7 @@ class DetectionTask(Task):
     def predict(self, network: nn.Module, batch: Batch, rgb: Tensor) -> list[Any]:
         assert isinstance(network, Detector)
         detections = []
-        # One by one: what is detected in an image must not depend on its neighbors in a batch.
+        # One by one: the detections in an image must not depend on the other images of a batch.
         for image, label in zip(rgb, batch.labels, strict=True):
             height, width = label["size"].tolist()
             proposals = [label["proposals"].to(rgb.device)] if "proposals" in label else None

@@ -1,7 +1,7 @@
 """The detector: a backbone with the head of Faster R-CNN, or of Fast R-CNN on given proposals.
 
-Built from torchvision's region proposal network, RoI heads and feature pyramid; anchors and pooling use the true
-places of the backbone's maps, see ``regions``.
+It is built from torchvision's region proposal network, RoI heads and feature pyramid. Anchors and pooling use the true
+positions of the backbone's maps, see ``regions``.
 """
 
 from collections.abc import Sequence
@@ -35,27 +35,27 @@ class DetectHeadSettings:
             the images (Girshick 2015).
         neck: fpn: a feature pyramid (Lin et al. 2017) on the last stage of every stride from 4 on, and the last one
             halved once more. STAGE+STAGE...: a pyramid on these stages. STAGE: that stage's features alone.
-        channels: of every level of a pyramid.
+        channels: the number of channels of every level of a pyramid.
         box: layers: two hidden layers process the features of a box. stage: the stages of the backbone after the
             neck's do, such as ResNet's layer4 after layer3 (the C4 form); they are taken out of the backbone.
         box_after: for stage: the stage after which boxes go on, if not the neck's: with neck conv5, pool5 leaves
             AlexNet's fc6 and fc7 to process them (the Fast R-CNN of its time).
-        width: for layers: units of each.
+        width: for layers: the number of units of each hidden layer.
         pooled: places along each side that a box's features are pooled to; for box stage, 14 is published for ResNets,
             6 for AlexNet.
-        pooling: mean: of four points bilinearly read in each of these (RoIAlign, He et al. 2017). max: of the places
-            of the map there (RoI pooling, Girshick 2015).
+        pooling: mean: the mean of four points in each of these cells, read bilinearly (RoIAlign, He et al. 2017). max:
+            the maximum over the positions of the map in the cell (RoI pooling, Girshick 2015).
         anchors: for faster: roots of their areas, in pixels; each in ratios 1:2, 1:1 and 2:1. A pyramid divides them
             among its levels, in order.
-        sampled: for faster: anchors of an image that its loss counts, at most half of them on objects.
+        sampled: for faster: the number of anchors of an image that count in its loss, at most half of them on objects.
         candidates: for faster: the number of best boxes of each level of an image among which overlapping ones are
             removed, in training and in testing.
         proposals: for faster: the number of boxes of an image that remain after that, likewise.
-        rois: boxes of an image that the head learns from in a step.
-        positive: the largest share of them on objects.
+        rois: the number of boxes of an image that the head learns from in a step.
+        positive: the largest share of these boxes on objects.
         least_score: boxes of a lower score are no detections.
-        overlap: of two boxes of a class whose intersection over union is higher, only the better one counts.
-        most: detections of an image, at most.
+        overlap: if the intersection over union of two boxes of a class is higher, only the better box counts.
+        most: the largest number of detections of an image.
     """
 
     form: Literal["faster", "fast"] = "faster"
@@ -89,7 +89,7 @@ class DetectHeadSettings:
             if not 0 < getattr(self, name) <= 1:
                 raise UserError(f"head.{name} is {getattr(self, name)}: a share in (0, 1]")
         if self.box_after and self.box != "stage":
-            raise UserError(f"head.box_after is {self.box_after}: that is of box stage; set head.box to it, too")
+            raise UserError(f"head.box_after is {self.box_after}: it needs head.box stage; set head.box to stage")
         if not 0 <= self.least_score < 1:
             raise UserError(f"head.least_score is {self.least_score}: it must lie in [0, 1)")
 
@@ -114,7 +114,7 @@ class Detector(nn.Module):
         head: the settings of the head.
 
     Raises:
-        UserError: the backbone does not have the stages that the head asks for, or anchors that fit them.
+        UserError: the backbone does not have the stages that the head needs, or the anchors do not fit them.
     """
 
     def __init__(self, features: FeatureNetwork, classes: int = 20, head: DetectHeadSettings | None = None) -> None:
@@ -142,7 +142,7 @@ class Detector(nn.Module):
                     box.eval()(weight.new_zeros(1, start.channels, head.pooled, head.pooled))
             except RuntimeError as error:
                 raise UserError(
-                    f"head.pooled is {head.pooled}: the layers after {start.name} need more places; AlexNet takes 6"
+                    f"head.pooled is {head.pooled}: too small for the layers after {start.name}; AlexNet takes 6"
                 ) from error
             box.train()
             self.rates = {"head.boxes.box_head.": 1.0}  # of the backbone, whatever the rate of the head
@@ -205,7 +205,7 @@ class Detector(nn.Module):
             raise UserError("the network's features are not finite; train it again with a lower training.lr")
         boxes, _ = self._propose(rgb, maps, shown, proposals or [None] * len(shown), None)
         detections, _ = self.head["boxes"]({name: maps[name] for name in self.names}, boxes, shown)
-        return [PredictedBoxes(found["boxes"], found["scores"], found["labels"] - 1) for found in detections]
+        return [PredictedBoxes(result["boxes"], result["scores"], result["labels"] - 1) for result in detections]
 
     def _maps(self, rgb: Tensor, sizes: Sequence[tuple[int, int]]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the images, padded only to the largest of them, and the maps that the box head reads."""
@@ -224,23 +224,23 @@ class Detector(nn.Module):
         proposals: Sequence[Tensor | None],
         truth: list[dict[str, Tensor]] | None,
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """Return proposals for each image, and the losses of the network that proposes them."""
+        """Return the proposals for each image, and the losses of the region proposal network."""
         if self.form == "faster":
             boxes, losses = self.head["rpn"](ImageList(rgb, sizes), maps, truth)
             return boxes, losses
-        boxes = [given for given in proposals if given is not None]
+        boxes = [proposed for proposed in proposals if proposed is not None]
         if not len(boxes) == len(proposals) == len(sizes):
-            raise UserError("head.form is fast: it needs proposals with the images; name a file of them, or windows")
+            raise UserError("head.form is fast: it needs proposals; set proposals to a file, or to windows")
         for at, (height, width) in enumerate(sizes):
             clipped = clip_boxes_to_image(boxes[at].float(), (height, width))
             clipped = clipped[(clipped[:, 2:] > clipped[:, :2]).all(1)]
-            # Where none is left, the image itself.
+            # If no proposal is left, use the whole image.
             boxes[at] = clipped if len(clipped) else clipped.new_tensor([[0, 0, width, height]])
         return boxes, {}
 
 
 class _ExactProposalHead(nn.Module):
-    """torchvision's head of proposals with its last layers in float32."""
+    """torchvision's RPN head with its last layers in float32."""
 
     def __init__(self, channels: int, anchors: int) -> None:
         super().__init__()
@@ -267,7 +267,7 @@ def neck_stages(features: FeatureNetwork, head: DetectHeadSettings) -> list[Stag
         raise UserError(
             f"head.neck is {head.neck}: a pyramid needs stages of growing stride, from {_FINEST} on; the backbone has "
             + ", ".join(f"{stage.name} ({stage.stride})" for stage in features.stages)
-            + "; name one stage to take it alone"
+            + "; name one stage to use it alone"
         )
     if head.box == "stage":
         start_of(features, used, head.box_after)

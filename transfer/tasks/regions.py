@@ -65,7 +65,7 @@ class Pool(nn.Module):
         smallest: the smallest anchor, in pixels; it decides which map a box is read from (Lin et al. 2017, eq. 1).
         size: places along each side of the result.
         pooling: mean of four points in each cell, RoIAlign (He et al. 2017); or max over the places of the map in it,
-            RoI pooling (Girshick 2015), where cells begin and end with whole places, and 0 stands for what is outside.
+            RoI pooling (Girshick 2015), where cells consist of whole positions, and positions outside the map are 0.
     """
 
     def __init__(
@@ -97,12 +97,12 @@ class Pool(nn.Module):
 
     def _read(self, grid: FeatureAxis, values: Tensor, rois: Tensor) -> Tensor:
         if self.pooling == "max":
-            # From the place nearest to the first pixel to that nearest to the last one.
+            # From the position nearest to the first pixel to the one nearest to the last pixel.
             ends = (rois[:, 1:] - rois.new_tensor([0, 0, 1, 1]) - grid.first) / grid.stride
             with torch.autocast(values.device.type, enabled=False):
                 pooled: Tensor = roi_pool(values.float(), torch.cat((rois[:, :1], ends), dim=1), self.size, 1.0)
             return pooled
-        # RoIAlign takes places to lie in the middle of cells of stride pixels.
+        # RoIAlign assumes that positions are in the middle of cells of stride pixels.
         shift = (grid.stride - 1) / 2 - grid.first
         at = (rois[:, 1:] + shift) / grid.stride
         with torch.autocast(values.device.type, enabled=False):
@@ -116,7 +116,7 @@ class Pool(nn.Module):
 def read_boxes(values: Tensor, images: Tensor, boxes: Tensor, size: int) -> Tensor:
     """Compute torchvision's ``roi_align``, aligned, as products of matrices: a tenth of the time for a CPU's gradient.
 
-    The result is the same wherever a box lies less than a place outside of the map.
+    The result is the same if the box reaches less than one position beyond the map.
 
     Args:
         values: (B, C, h, w).
@@ -195,7 +195,7 @@ def start_of(features: FeatureNetwork, neck: Sequence[Stage], after: str) -> Sta
     start = stage_of(features, after or neck[0].name)
     if not names.index(neck[0].name) <= names.index(start.name) < len(names) - 1:
         raise UserError(
-            f"head.box_after is {after}: it must lie from the neck, {neck[0].name}, on, and before {names[-1]}"
+            f"head.box_after is {after}: it must be the neck, {neck[0].name}, or a later stage before {names[-1]}"
         )
     if start.channels != neck[0].channels:
         raise UserError(
@@ -208,7 +208,7 @@ def start_of(features: FeatureNetwork, neck: Sequence[Stage], after: str) -> Sta
 def take_last_stages(features: FeatureNetwork, after: str) -> LastStages:
     """Take the modules that compute the last stage from the stage ``after`` out of ``features``.
 
-    What ``features`` then returns for the stages behind ``after`` is of no use, and costs nothing.
+    Then the outputs of ``features`` for the stages behind ``after`` have no meaning, and cost nothing.
 
     Raises:
         UserError: no chain of modules computes it, or not from maps of (B, C, H, W).
@@ -221,7 +221,7 @@ def take_last_stages(features: FeatureNetwork, after: str) -> LastStages:
         times[module] += 1
         if len(inputs) != 1 or not isinstance(inputs[0], Tensor) or not isinstance(output, Tensor):
             return output
-        output = output.clone()  # so that a module that returns its input is found too
+        output = output.clone()  # a separate node, also if a module returns its input
         ran[id(output)] = (module, inputs[0], output)
         return output
 

@@ -23,7 +23,7 @@ __all__ = [
 
 
 class TaskKind(NamedTuple):
-    """A task as the command line knows it."""
+    """A task of the command line."""
 
     settings: type[FinetuneSettings]
     open: Callable[[Any], Task]
@@ -50,7 +50,7 @@ def open_task(settings: FinetuneSettings) -> Task:
     require_sources(settings)
     kinds = {name: kind for name, kind in TASKS.items() if type(settings) is kind.settings}
     if len(kinds) > 1:
-        raise UserError(f"tasks {' and '.join(kinds)} have the same settings; give each a class of its own")
+        raise UserError(f"tasks {' and '.join(kinds)} share one class of settings; give each its own class")
     (kind,) = kinds.values()
     return kind.open(settings)
 

@@ -1,4 +1,4 @@
-"""Segmentation: the network, its training crops, and the task: which class every pixel of an image belongs to."""
+"""Segmentation (the class of every pixel of an image): the network, its training crops, and the task."""
 
 import zlib
 from collections.abc import Mapping, Sequence
@@ -50,7 +50,7 @@ class SegmentHeadSettings:
 
     def __post_init__(self) -> None:
         if not 0 <= self.dropout < 1:
-            raise UserError(f"head.dropout is {self.dropout}: a share in [0, 1)")
+            raise UserError(f"head.dropout is {self.dropout}: give a share, at least 0 and below 1")
         if self.width < 1:
             raise UserError(f"head.width is {self.width}: it must be 1 or more")
         if not self.rates or min(self.rates) < 1:
@@ -143,7 +143,7 @@ def skips(stages: tuple[Stage, ...], kind: str) -> list[Stage]:
     if wanted and wanted[-1] not in finer:
         has = ", ".join(map(str, finer)) or "none"
         raise UserError(
-            f"head.kind is {kind}: the backbone has no stage of stride {wanted[-1]} under its last one's, "
+            f"head.kind is {kind}: the backbone has no stage of stride {wanted[-1]} below that of its last stage, "
             f"{stages[-1].stride} (it has: {has}); take {'fcn32' if kind == 'fcn8' else 'fcn32, fcn8'} or deeplab"
         )
     return [finer[stride] for stride in wanted if stride in finer]
@@ -172,7 +172,7 @@ class SegmentationCrops:
 
     Args:
         size: side of the crop, pixels. Where it reaches beyond the image it is gray and does not count.
-        shorter: length of the image's shorter side at scale 1, pixels; 0: its own.
+        shorter: length of the image's shorter side at scale 1, pixels; 0 keeps the image's size.
         scale: smallest and largest scale; one is drawn.
         flip: probability of mirroring left and right.
     """
@@ -192,7 +192,7 @@ class SegmentationCrops:
                 f"crops.scale is {list(self.scale)}: give two numbers with 1/64 <= smallest <= largest <= 64"
             )
         if not 0 <= self.flip <= 1:
-            raise UserError(f"crops.flip is {self.flip}: a probability lies between 0 and 1")
+            raise UserError(f"crops.flip is {self.flip}: give a probability from 0 to 1")
 
 
 class SegmentationExamples(AugmentedDataset):
@@ -214,7 +214,7 @@ class SegmentationExamples(AugmentedDataset):
         self.crops = crops
 
     def make(self, part: int, index: int, uniform: np.ndarray) -> tuple[Tensor, Any]:
-        """See ``AugmentedDataset.make``; a damaged mask, or one that is not of its image, is an error of the image."""
+        """See ``AugmentedDataset.make``; a damaged mask, or one of another image, counts as a damaged image."""
         source = self.parts[part]
         image, mask = source.read(index), Image.fromarray(mask_of(source, index))
         assert mask.size == image.size, source.key(index)
@@ -245,7 +245,7 @@ def crop_with_mask(
         min((start[1] + shown[1]) * y, image.height),
     )
     rgb = image.resize((shown[0], shown[1]), Image.Resampling.BILINEAR, box=box)
-    # Not resize, in which rounding decides where the middle of a pixel falls between two.
+    # Not resize: if the middle of a pixel falls between two pixels, its result depends on rounding.
     columns, rows = (
         (2 * np.arange(first, first + part) + 1) * side // (2 * length)
         for first, part, side, length in zip(start, shown, image.size, scaled, strict=True)
@@ -261,7 +261,7 @@ def crop_with_mask(
 
 
 class SegmentationViews(EvalDataset):
-    """Every image of a source as a network is tested on it.
+    """Every image of a source, scaled for the test of a network.
 
     A label is a dict: ``index`` int64, of the image in the source; ``size`` int64 (2,), height and width before it
     is padded to those of a batch; ``mask`` uint8 (H, W), at the size of the image itself.
@@ -303,9 +303,9 @@ class SegmentSettings(FinetuneSettings):
     """The settings of fine-tuning for segmentation.
 
     Args:
-        size: shorter side, in pixels, at which the network is shown a test image; 0: its own.
+        size: shorter side, in pixels, to which a test image is scaled for the network; 0 keeps the image's size.
         sbd: a folder with SBD's masks, which join the training images (never those of VOC's val list).
-        crops: how training images are scaled and crop_with_mask.
+        crops: how training images are scaled and cropped.
         head: the head on the backbone.
     """
 
@@ -317,7 +317,7 @@ class SegmentSettings(FinetuneSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.head.kind == "deeplab" and 1 in (self.training.micro_batch, self.training.batch_size):
-            raise UserError("head.kind deeplab normalizes over a batch: it needs 2 images at once or more")
+            raise UserError("head.kind deeplab normalizes over a batch: a batch needs at least 2 images")
 
 
 class PredictedMask(NamedTuple):

@@ -38,24 +38,24 @@ class FinetuneSettings:
         train: the training images; on PASCAL VOC voc:YEAR:PART:FOLDER, such as
             voc:2007:trainval:/data/VOCdevkit, several joined by +.
         test: the test images; they are read once, when training is complete.
-        protocol: the name that is printed with every number: that of the recipe.
-        freeze_to: the stage of the backbone up to which, inclusive, nothing is trained; the last stage trains only
-            the head. Empty trains all.
-        batch_norm: of the backbone: train; frozen: its statistics stay as they are; absorbed: it is folded into
-            the convolutions before training begins.
+        protocol: the name of the recipe, which is printed with every number.
+        freeze_to: the backbone is not trained up to and including this stage; with the last stage only the head is
+            trained. Empty trains all.
+        batch_norm: the batch norm of the backbone: train; frozen: its statistics do not change; absorbed: it is
+            folded into the convolutions before training begins.
         backbone: arguments that replace those with which the backbones were trained, such as
             {geometry: test, dropout: 0.5} for alexnet.
         color: let a backbone for lightness see ab too, by filters that start at zero.
         head_rate: learning rate of the head, as a multiple of training.lr.
-        size: shorter side, in pixels, at which the network is shown a test image.
-        holdout: training images, at most a tenth of all, that are not trained on; the score on them is logged
-            now and then. Nothing is chosen by it.
+        size: shorter side, in pixels, to which a test image is scaled for the network.
+        holdout: the number of training images, at most a tenth of all, that are held out; the score on them is logged
+            from time to time. It chooses nothing.
         reference: for every run, also train the same network from random weights.
         training: how it is trained.
         machine: settings that may change between two calls without changing the result.
-        seed: of the head's first weights, the order of images and their augmentation, and of random weights
-            that belong to no run.
-        out: the folder for all output; empty: the run's own folder, and runs/finetuned for other networks.
+        seed: the seed of the head's first weights, of the order of images and their augmentation, and of random
+            networks that do not come from a run.
+        out: the folder for all output; empty: the folder of the run, and runs/finetuned for other networks.
     """
 
     train: str = ""
@@ -78,7 +78,7 @@ class FinetuneSettings:
         if not 0 <= self.seed < 2**63:
             raise UserError(f"seed is {self.seed}: it must lie in [0, 2^63)")
         if self.size and not 16 <= self.size <= 4096:
-            raise UserError(f"size is {self.size}: a side lies in [16, 4096] pixels")
+            raise UserError(f"size is {self.size}: it must lie in [16, 4096] pixels")
         if self.holdout < 0 or not 0 < self.head_rate < 1e6:
             raise UserError("holdout must not be negative, and head_rate must be above 0")
 
@@ -95,7 +95,7 @@ class FinetuneSettings:
 
     @property
     def trained(self) -> str:
-        """The trained part, as tables call it: "all", or "above conv4"."""
+        """The name of the trained part in tables: "all", or "above conv4"."""
         return f"above {self.freeze_to}" if self.freeze_to else "all"
 
 
@@ -151,7 +151,7 @@ class Task(ABC):
 
 
 class Float32(nn.Module):
-    """A module that computes in float32 under autocast too: a head's last layer is too small to gain by bf16.
+    """A module that computes in float32, also under autocast: the last layer of a head is too small to gain from bf16.
 
     Args:
         inner: any module of one input; it gets the input in float32.

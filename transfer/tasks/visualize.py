@@ -12,9 +12,9 @@ from pretext.data.source import ImageDataset
 from transfer.tasks.task import Task
 
 SIDE = 225
-"""Shorter side, in pixels, of a drawn image: words must be readable on small images."""
+"""Shorter side, in pixels, of a drawn image, so that words are readable also on small images."""
 
-_GOOD, _BAD = "#0072b2", "#d55e00"  # blue and vermilion: told apart also by the color-blind
+_GOOD, _BAD = "#0072b2", "#d55e00"  # blue and vermilion: color-blind readers can distinguish them, too
 _SHOWN = 8  # images of a sheet
 _MIX = 0.6  # of a class's color in a mask
 
@@ -82,7 +82,7 @@ def _label(
     ground: str | tuple[int, int, int],
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
 ) -> float:
-    """Draw a word on a colored ground; return its lower end."""
+    """Draw a word on a colored background; return its lower end."""
     left, top, right, bottom = draw.textbbox(at, word, font=font)
     draw.rectangle((left - 3, top - 2, right + 3, bottom + 2), fill=ground)
     light = not isinstance(ground, str) and sum(w * c for w, c in zip((0.3, 0.59, 0.11), ground, strict=True)) > 140

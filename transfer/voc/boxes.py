@@ -24,7 +24,7 @@ class ImageObjects(NamedTuple):
     labels: NDArray[np.int64]
     """(n,): the class of each, 0..19."""
     difficult: NDArray[np.bool_]
-    """(n,): whether an object need not be found."""
+    """(n,): whether an object is difficult, so that a detector need not detect it."""
 
 
 class BoxDataset(VocImages):
@@ -87,7 +87,7 @@ def open_boxed(name: str, training: bool = False, difficult: bool = False) -> Bo
             images.append(image)
             objects.append(inside)
     if not images:
-        raise UserError(f"{name}: none of its images has an object to learn from; take another part")
+        raise UserError(f"{name}: none of its images has an object to learn from; name another part")
     return BoxDataset(images, objects, problems)
 
 
@@ -101,12 +101,12 @@ def objects_of(source: ImageDataset, index: int) -> ImageObjects:
 def _clip_objects(path: Path, annotated: Sequence[VocObject], image: ImageFile) -> tuple[ImageObjects, list[str]]:
     """Return the objects of an annotation, clipped to the image, and what was clipped or dropped.
 
-    A line or a point (xmax = xmin) has no area, though VOC's way of counting would give it a pixel: it is a slip, and
-    dropped.
+    A line or a point (xmax = xmin) has no area, although VOC's way of counting would give it a pixel. It is an error in
+    the annotation, and is dropped.
     """
     try:
         width, height = size_of(image.path, image.key)
-    except ImageError:  # whoever reads the image reports it
+    except ImageError:  # reported later, when the image is read
         width, height = 2**24, 2**24
     boxes: list[tuple[float, ...]] = []
     shown: list[VocObject] = []
@@ -115,14 +115,16 @@ def _clip_objects(path: Path, annotated: Sequence[VocObject], image: ImageFile) 
         corners = []
         for corner, text in zip(CORNERS, item.corners, strict=True):
             if text is None:
-                raise UserError(f"{path}: a {item.kind} has no <{corner}> in a <bndbox>; give its box, or take it out")
+                raise UserError(
+                    f"{path}: a {item.kind} has no <{corner}> in a <bndbox>; add its box, or remove the object"
+                )
             try:
                 pixel = float(text)
             except ValueError:
                 pixel = math.nan
             if not math.isfinite(pixel):
                 raise UserError(
-                    f"{path}: {corner} of a {item.kind} is {text.strip()[:40]!a}, which is no number; mend it"
+                    f"{path}: {corner} of a {item.kind} is {text.strip()[:40]!a}, which is no number; correct it"
                 )
             corners.append(pixel)
         left, top, right, bottom = box = corners[0] - 1, corners[1] - 1, corners[2], corners[3]

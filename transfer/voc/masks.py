@@ -44,7 +44,9 @@ class SbdMasks:
 
     def __init__(self, folder: str, part: Voc) -> None:
         if part.part not in ("train", "trainval"):
-            raise UserError(f"{part.name}: the masks of SBD join training images, train or trainval; give no SBD")
+            raise UserError(
+                f"{part.name}: the masks of SBD can only join the training images, train or trainval; leave out sbd"
+            )
         self._part = part
         self._validation = {stem.decode() for stem in read_list(part.name, part.root / "ImageSets/Segmentation", "val")}
         self._paths: list[Path] = []
@@ -57,7 +59,7 @@ class SbdMasks:
                 for ending in (".mat", ".png"):
                     if not self._paths:
                         self._paths = sorted(inside / name for name in files_by_stem(inside, (ending,)).values())
-        except (OSError, RuntimeError) as problem:  # denied, or ~nobody
+        except (OSError, RuntimeError) as problem:  # denied, or ~ of an unknown user
             raise UserError(f"{folder}: cannot be reached: {problem}") from problem
         if not self._paths:
             raise UserError(f"{folder}: no .mat or .png in it; give {advice}")
@@ -157,8 +159,8 @@ def open_masked(name: str, sbd: str = "") -> MaskDataset:
             images of VOC's own val list. Where both have a mask, VOC's is taken.
 
     Raises:
-        UserError: no such year, list or folder; an image or a mask that a list names is missing; SBD is asked to
-            join another part than train or trainval of 2012, or there is no such mask.
+        UserError: no such year, list or folder; an image or a mask that a list names is missing; SBD cannot join a part
+            other than train or trainval of 2012; or SBD has no mask for it.
     """
     images: list[ImageFile] = []
     masks: list[ImageFile] = []

@@ -156,7 +156,7 @@ def _places(whole: float, part: float) -> list[float]:
 def _read_file(path: Path) -> Iterator[tuple[str, Any]]:
     """Yield names and boxes of all images in a file."""
     try:
-        if not path.is_file():  # some of scipy's readers have other words for it
+        if not path.is_file():  # some of scipy's readers give another message
             raise UserError(f"{path}: no such file; name one with proposals, or take {WINDOWS!r}")
         if path.suffix == ".mat":
             content = scipy.io.loadmat(path, variable_names=["boxes", "images"])
@@ -179,12 +179,12 @@ def _read_file(path: Path) -> Iterator[tuple[str, Any]]:
             with np.load(path, allow_pickle=False) as archive:
                 if sum(record.file_size for record in archive.zip.infolist()) > _MOST_UNPACKED * path.stat().st_size:
                     raise UserError(
-                        f"{path}: unpacks to more than {_MOST_UNPACKED} times its size, as boxes do not; make it again"
+                        f"{path}: unpacks to more than {_MOST_UNPACKED} times its size, unlike boxes; make it again"
                     )
                 for name in archive.files:
                     yield name, archive[name]
         else:
-            raise UserError(f"{path}: proposals are read from .mat or .npz; or take {WINDOWS!r}, which needs no file")
+            raise UserError(f"{path}: proposals are read from .mat or .npz; or use {WINDOWS!r}, which needs no file")
     except UserError:
         raise
     except Exception as problem:  # damaged bytes make scipy and zipfile raise nearly anything

@@ -1,1 +1,1 @@
-"""A local page on which photographs are colored by hand and eye."""
+"""The studio: a local page to color photographs interactively."""

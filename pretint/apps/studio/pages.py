@@ -1,6 +1,6 @@
 """The studio's page, the files that are uploaded to it, and the requests that it sends.
 
-Uploads are bounded together in bytes, so that nobody can fill the memory of this machine.
+The total size of all uploads is limited, so that no client can fill the memory of this machine.
 """
 
 import asyncio
@@ -65,8 +65,8 @@ class Uploads:
     """All uploads.
 
     Args:
-        limit: bytes of all uploads together. Above it, the largest upload is dropped: of the address that has most, and
-            there of the session that has most.
+        limit: bytes of all uploads together. Above it, the largest upload is dropped: that of the address with the most
+            bytes, and there of the session with the most bytes.
     """
 
     def __init__(self, limit: int) -> None:
@@ -105,7 +105,7 @@ T = TypeVar("T")
 
 _HINTS = 200
 _COLOR = re.compile(r"#[0-9a-f]{6}")
-_FILES = 4  # the size of all uploads together, until they are opened, in files of the largest size
+_FILES = 4  # all uploads that are not opened yet may together have the size of so many largest files
 _COOKIE = "pretint-studio"
 _LOOK_BYTES = 64 * 1024
 
@@ -139,7 +139,7 @@ def studio_app(table: OpenImages, megabytes: int, names: set[str]) -> ASGIApp:
     handlers: dict[Any, Callable[[Request, Exception], Response]] = {
         HTTPException: answer_http_error,
         UserError: answer_user_error,
-        SupersededError: lambda request, problem: JSONResponse({"problem": "A later request took its place."}, 409),
+        SupersededError: lambda request, problem: JSONResponse({"problem": "A later request replaced this one."}, 409),
         TooManyRequestsError: lambda request, problem: JSONResponse(
             {"problem": "Too much waits to be colored; try again in a while."}, 503
         ),
@@ -184,7 +184,7 @@ class _Studio:
 
     async def open(self, request: Request) -> Response:
         """Receive a photograph as the body of the request; only its pixels are used."""
-        # It waits for its turn only when it is complete: a slow sender makes nobody wait.
+        # It waits for its turn only when it is complete, so that a slow sender does not delay others.
         with self.uploads.receive(_client(request)) as upload:
             async for chunk in request.stream():
                 self.uploads.append(upload, chunk)
@@ -195,7 +195,7 @@ class _Studio:
 
     async def gray(self, request: Request) -> Response:
         identity = request.path_params["identity"]
-        await request.body()  # an odd client sends one; the next message then says that it left
+        await request.body()  # some clients send one; only after it does the next message report that the client left
 
         def job() -> bytes:
             return _jpeg(self.table.gray(identity))

@@ -26,7 +26,7 @@ SHOWN = 1400
 """Longer side of the image on the page; a download has all pixels."""
 
 _KEPT = 4
-_REMEMBERED = 3  # colorings of one photograph: by other hints or references it is colored again
+_REMEMBERED = 3  # cached colorings of one photograph; with other hints or references it is colored again
 
 Point = tuple[float, float, float, str]
 """A hint of the page: x and y as shares of the width and height, radius as share of the shorter side, and #rrggbb."""
@@ -132,7 +132,7 @@ class OpenImages:
         return merge_image(photograph.shown, self._colors(photograph, Photograph.of(photograph.shown), look))
 
     def file(self, identity: str, look: ViewSettings, format: Format) -> tuple[bytes, list[str]]:
-        """Color a photograph at full size. Return the file, with its metadata, and what could not be kept.
+        """Color a photograph at full size. Return the file, with its metadata, and notes on data that was not kept.
 
         Raises:
             UserError: as ``colored``; or the format cannot hold such an image.
@@ -178,7 +178,7 @@ class OpenImages:
     def _by_colorist(
         self, photograph: OpenImage, image: Photograph, source: str | tuple[Point, ...], make: Callable[[], Colorist]
     ) -> ColorSource:
-        """Color by a reference or by scribbles, or return the colors of before."""
+        """Color by a reference or by scribbles, or return cached colors."""
         if (key := (source, image.size)) not in photograph.referred:
             colorist = make()
             lightness = image.seen(colorist.seen_size(image.size))

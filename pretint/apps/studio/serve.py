@@ -18,8 +18,8 @@ class StudioSettings:
     """Settings of the studio: how photographs are colored, and where the page is served.
 
     Args:
-        size: shorter side, in pixels, at which the network sees a photograph; 0 takes the size at which it was
-            trained to. What is downloaded has the photograph's full resolution.
+        size: shorter side, in pixels, at which the network sees a photograph; 0 takes the size of its training. A
+            download has the photograph's full resolution.
         device: auto (the GPU if there is one), cpu, cuda, ...
         megapixels: the largest size of a photograph.
         megabytes: the largest size of a file.

@@ -1,7 +1,7 @@
-"""The one thread that computes for all clients of the studio, and the queue that gives each of them turns.
+"""The one thread that computes for all clients of the studio, and the queue that gives each client its turn.
 
-The queue gives turns to clients, not to requests: a client that sends much waits behind one that sends little. Of the
-requests that wait in one lane, only the latest is served.
+The queue gives turns to clients, not to requests: a client that sends many requests waits behind one that sends few. If
+several requests wait in one lane, only the latest is served.
 """
 
 import threading
@@ -21,7 +21,7 @@ class Client(NamedTuple):
     address: str
     """A network address; see ``pretint.apps.web.security.network``."""
     session: str
-    """The cookie of one browser. Anybody can invent one, so it divides only the turns of its address."""
+    """The cookie of one browser. A client can invent any number of cookies; they share the turns of its address."""
 
 
 class FairQueue(Generic[T]):
@@ -37,7 +37,7 @@ class FairQueue(Generic[T]):
         return sum(map(_count, self._addresses.values()))
 
     def put(self, client: Client, lane: Hashable, item: T) -> T | None:
-        """Put an item into a lane, in the place of the previous one, which is returned; or at the end."""
+        """Put an item into a lane. If the lane has an item, replace and return it; else add the lane at the end."""
         sessions = self._addresses.setdefault(client.address, OrderedDict())
         lanes = sessions.setdefault(client.session, OrderedDict())
         previous = lanes.get(lane)
@@ -56,7 +56,7 @@ class FairQueue(Generic[T]):
         return item
 
     def make_room(self, client: Client) -> T | None:
-        """Remove the newest item of the client that has most, if this client would have fewer even with one more.
+        """Remove the newest item of the client with the most items, if this client has fewer even with one more.
 
         Returns:
             The item; None if no client has more.
@@ -129,8 +129,8 @@ class Worker:
         A job does not run if its future is canceled before.
 
         Raises:
-            Crowded: too many jobs wait, and no client has more than this one. A job that is removed for another
-                client's ends with the same error.
+            Crowded: too many jobs wait, and no client has more than this one. A job that is removed to make room for
+                another client ends with the same error.
         """
         future: Future[T] = Future()
         with self._changed:
@@ -149,7 +149,7 @@ class Worker:
         return future
 
     def close(self) -> None:
-        """Start no further job. A running job goes on, but its result is not used."""
+        """Start no further job. A running job continues, but its result is not used."""
         with self._changed:
             self._open = False
             dropped = self._queue.remove(lambda job: True)

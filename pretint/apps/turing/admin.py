@@ -81,7 +81,7 @@ class Admin:
         return Response(image, media_type="image/png", headers={"cache-control": "private, max-age=3600"})
 
     def _let_in(self, request: Request, token: str) -> Response:
-        # Tries are not limited: nobody can guess a long token, and with a limit a stranger could lock the owner out.
+        # Attempts are not limited: a long token cannot be guessed, and a limit would let a stranger lock the owner out.
         if not hmac.compare_digest(_digest(token), self._token):
             return HTMLResponse(self.render("enter.html", wrong=True), 403)
         response = RedirectResponse("/admin", 303)  # the address no longer contains the token

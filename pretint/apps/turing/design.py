@@ -1,6 +1,6 @@
 """The job of a study: its settings, its pairs of images, and how it is made or opened, and served.
 
-Images are paired by file name. Their encoding tells nothing of which one is real.
+Images are paired by file name. Their encoding does not reveal which one is real.
 """
 
 import io
@@ -27,13 +27,13 @@ from pretint.apps.web.sockets import address_of, check_port, open_listener, requ
 from pretint.colorization.paths import SHEET
 
 FILE = "study.db"
-"""The file, in the folder of a study, that holds all of it."""
+"""The file in the folder of a study that holds the whole study."""
 
 _LARGEST = 1024
 _LONGEST_NAME = 80
-_SHORTEST_TOKEN = 12  # tries are not limited
-_SEEDS = 2**53  # that JSON can say
-_SHAPES_DIFFER = 0.02  # of the sides' ratio: rounding a small image's sides makes so much
+_SHORTEST_TOKEN = 12  # letters; attempts are not limited
+_SEEDS = 2**53  # JSON holds whole numbers up to this exactly
+_SHAPES_DIFFER = 0.02  # tolerance of the ratio of the sides, for the rounding of a small image's sides
 
 
 class ImagePair(NamedTuple):
@@ -91,7 +91,7 @@ class Pairs:
             if abs(shape / shapes[0] - 1) > _SHAPES_DIFFER:
                 raise UserError(
                     f"{Path(folder.root) / folder.key(index)}: has another shape than the real image {pair.name}; "
-                    "it would show another part of it"
+                    "it would show another part of the scene"
                 )
         yield from (encode_image(image, size) for image in images)
 
@@ -145,9 +145,10 @@ class TuringSettings:
         trials: the number of scored trials of every participant; by default 40.
         seconds: the time for which a pair is shown; by default 1.
         size: side of the images, in pixels: a square is cut from the middle of each; by default 256.
-        seed: the seed of the order of images, their sides, and who sees which algorithm. By default it is drawn when
-            the study is made, so that nobody can compute what they will see.
-        host: the address to serve on: 127.0.0.1 is this machine alone, 0.0.0.0 all that can reach it.
+        seed: the seed of the order of images, their sides, and which participant sees which algorithm. By default it is
+            drawn when the study is made, so that participants cannot compute what they will see.
+        host: the address to serve on: with 127.0.0.1 only this machine can open the page, with 0.0.0.0 every machine
+            that can reach this one.
         port: the port to serve on; 0 takes a free one.
         public: the address of the page for participants, if a proxy on this machine serves it, such as
             https://study.example.org.
@@ -309,7 +310,7 @@ def _require_pairs(pairs: int, settings: TuringSettings) -> None:
     if pairs < needed:
         raise UserError(
             f"{settings.real}: {pairs} pairs, and {needed} trials ({practice} practice, {trials} scored) "
-            "need as many: nobody sees one twice; "
+            "need as many, because a participant sees each pair once; "
             "give more images, or fewer --practice and --trials"
         )
 
@@ -347,7 +348,7 @@ def turing(folder: Path, settings: TuringSettings, say: Callable[..., None]) -> 
         say(
             f"participants: {address}/join/{store.facts.token}",
             f"admin:        {address}/admin{query}",
-            "every answer is kept at once; Ctrl-C stops, the same command goes on",
+            "every answer is saved at once; Ctrl-C stops the study, and the same command continues it",
         )
         app = study_app(store, token, address, names_here(settings.host, settings.public))
         ending = serve(app, listener, behind_proxy=bool(settings.public))

@@ -1,9 +1,9 @@
 """The pages of a study: joining it and taking part; and how many requests each participant and address may send.
 
-A class behind one address takes part at once, so participants are told apart by the secret in their link. Of an
-address are bounded, besides, those who are no participants (they alone cannot keep participants of the same address
-out), the participants that it makes, and at last the requests of all of them. The files of which the pages are made
-cost no more than a refusal, and are for everybody: nothing tells whose page needs them.
+A whole class behind one address may take part at the same time, so the secret in their link identifies participants.
+Each address also has limits: for requests from clients that are not participants (so these cannot block participants at
+the same address), for new participants, and for all requests together. The static files of the pages have no limit:
+serving one costs no more than refusing it, and the request does not identify the participant.
 """
 
 import logging
@@ -35,8 +35,8 @@ _log = logging.getLogger(__name__)
 _VISIONS = ("yes", "unsure", "no")
 _LAYOUTS = ("beside", "stacked")
 _PARTICIPANT = RateLimit(200, 10)  # a reload takes up to 6 requests, a trial 4
-_STRANGERS = RateLimit(3000, 60)  # of one address: 2 for each who joins, and all wrong links
-_JOINS = RateLimit(400, 0.2)  # of one address: each takes up to 4 kB of the study's file, for good
+_STRANGERS = RateLimit(3000, 60)  # of one address: 2 for each new participant, and all wrong links
+_JOINS = RateLimit(400, 0.2)  # of one address: each takes up to 4 kB of the study's file permanently
 _ADDRESS = RateLimit(10_000, 600)
 
 
@@ -67,7 +67,7 @@ class StudyLimits:
         return wait
 
     def admit(self, identity: str) -> None:
-        """Count this identity as a participant from now on: the study has it in its file."""
+        """Count this identity as a participant from now on, because the study's file has it."""
         self._participants.add(identity)
 
 
@@ -132,7 +132,7 @@ class _Part:
         return self.problem(request, HTTPException(503, "The study cannot be read or written at the moment."))
 
     def nowhere(self, request: Request) -> Response:
-        raise HTTPException(404, "This is a study. Whoever invited you has the link by which one takes part.")
+        raise HTTPException(404, "This is a study. To take part, use the link in your invitation.")
 
     def welcome(self, request: Request) -> Response:
         self._require_invitation(request)
@@ -143,7 +143,7 @@ class _Part:
         form = parse_qs((await request.body()).decode("utf-8", "replace"))
         vision = form.get("vision", [""])[0]
         if vision not in _VISIONS:
-            raise HTTPException(400, "Please say whether you see colors normally; then go on.")
+            raise HTTPException(400, "Please answer whether you see colors normally; then continue.")
         identity = secrets.token_urlsafe(16)
         await run_in_threadpool(self.store.join, identity, vision)
         self.limits.admit(identity)

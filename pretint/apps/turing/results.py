@@ -58,7 +58,7 @@ class FooledImage(NamedTuple):
 
 
 def fooling_rate(fooled: ArrayLike, trials: ArrayLike, resamples: int = RESAMPLES, seed: int = 0) -> FoolingRate:
-    """Return the share of trials in which participants took the fake for real: 0.5 if nobody can tell.
+    """Return the share of trials in which participants took the fake for real: 0.5 if all of them guess.
 
     The bootstrap of the released study tool (AMT_Real_vs_Fake, process_csv.py): participants are drawn with
     replacement, then as many trials as each has of its own. To draw n trials, of which a share p

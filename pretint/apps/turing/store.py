@@ -1,6 +1,6 @@
 """A study on disk: one SQLite file with its images, participants and answers.
 
-Every answer is committed, and synced to the disk, before its participant is told so.
+Every answer is committed, and synced to the disk, before the server confirms it to the participant.
 """
 
 import json
@@ -19,14 +19,14 @@ import numpy as np
 from pretext.errors import UserError
 
 REAL = -1
-"""Stands for the real image, in place of an algorithm."""
+"""The index of the real image, instead of that of an algorithm."""
 
 _ORDER, _ALGORITHM = 0, 1  # two random streams of one seed
 _OURS = 0x50725475  # PRAGMA application_id
 _VERSION = 1
 _ACTIVE = 3600.0  # seconds after which a participant who stopped no longer counts for the balance
 _PATIENCE = 1.0  # seconds to wait for another program that writes; all other requests wait too
-_TIMING_OFF = 0.25  # of the nominal time: a larger error means that a pair was not shown correctly
+_TIMING_OFF = 0.25  # share of the nominal time; with a larger error a pair was not shown correctly
 
 _SCHEMA = """
 CREATE TABLE study (facts TEXT NOT NULL);

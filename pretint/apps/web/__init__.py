@@ -1,1 +1,1 @@
-"""The common parts of all pages that Pretint serves: server, security, answers."""
+"""The common parts of all pages that Pretint serves: server, security, responses."""

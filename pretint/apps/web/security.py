@@ -30,7 +30,7 @@ HEADERS = {
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
     "x-robots-tag": "noindex, nofollow",
 }
-"""The headers of every answer. Only our files run as scripts: injected text stays text."""
+"""The headers of every response. Only our files run as scripts: injected text stays text."""
 
 SMALL_BODY = 16 * 1024
 """The default limit of a request's body, in bytes."""
@@ -178,7 +178,7 @@ class Guard:
             more = message.get("more_body", False)
             seen += len(message.get("body", b""))
             if seen > limit:
-                raise HTTPException(413, too_large)  # Starlette answers with it, whoever was reading
+                raise HTTPException(413, too_large)  # Starlette responds with it, in any handler
             return message
 
         await self.app(scope, receive_bounded, send)
@@ -215,7 +215,7 @@ def names_here(host: str, public: str = "") -> set[str]:
 
 
 async def drain(receive: Receive) -> None:
-    """Read a part of a body that is refused: a client that is cut off while it sends never gets the answer."""
+    """Read a part of a refused body: a client whose connection closes while it sends never gets the response."""
     read = 0
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_PATIENCE):

@@ -1,4 +1,4 @@
-"""The server of a page: uvicorn's, with bounded connections, which ends within seconds whatever its requests do.
+"""The server of a page: uvicorn with a limit of connections; it ends within seconds, whatever its requests do.
 
 A page limits how many connections it holds, and how long one may keep it waiting. Sockets are counted. A browser must
 not be refused only because idle connections are open, so idle ones are closed first: a class behind one address can
@@ -35,7 +35,7 @@ _PATIENCE = 30.0  # seconds between checks that an answer is being read
 _SLOWEST = 25_000.0  # bytes of an answer a second
 _HEAD = 15.0  # seconds for a request's first line and headers, from the connection or their first byte on
 _GRACE = 3.0  # seconds that requests in progress have after the signal
-_FAREWELL = 1.0  # seconds for them to notice that their connections are closed
+_FAREWELL = 1.0  # seconds for requests to notice that their connections are closed
 _SPARE = 128  # open files that are not connections
 
 

@@ -12,7 +12,7 @@ from pretext.errors import UserError
 def check_port(port: int) -> None:
     """Raise UserError if a number is no port."""
     if not 0 <= port < 65536:
-        raise UserError(f"port is {port}: it must lie in [0, 65535]; 0 takes one that is free")
+        raise UserError(f"port is {port}: it must lie in [0, 65535]; 0 chooses a free port")
 
 
 def open_listener(host: str, port: int) -> socket.socket:
@@ -29,7 +29,7 @@ def open_listener(host: str, port: int) -> socket.socket:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError) as error:
         raise UserError(
-            f"host {host}: no such address; 127.0.0.1 is this machine alone, 0.0.0.0 all that reach it"
+            f"host {host}: no such address; use 127.0.0.1 for this machine alone, or 0.0.0.0 for all that can reach it"
         ) from (error)
     listener = socket.socket(family, kind, protocol)
     try:

@@ -1,4 +1,4 @@
-"""ICC profiles: pixels are converted to sRGB, in which colors are computed, and back in the result.
+"""ICC profiles: pixels are converted to sRGB for coloring, and back for the result.
 
 Pillow's LittleCMS converts 8 bits. That of imagecodecs converts 16 bits, which Pillow's cannot. Rendering
 intent is perceptual, LittleCMS's default, as in ``pretext.data.decode``.

@@ -63,7 +63,7 @@ class Photograph:
     in_profile: Callable[[NDArray[Any]], NDArray[Any]] | None = None
     """Converts rows of sRGB, (rows, W, 3), to ``profile``; None if that is sRGB's."""
     notes: list[str] = field(default_factory=list)
-    """Changes to it that its owner may want to know."""
+    """Notes for the user about changes of the image."""
 
     @classmethod
     def of(cls, image: Image.Image) -> "Photograph":
@@ -133,8 +133,8 @@ def open_photograph(
             pixels = image.width * image.height
             if pixels > megapixels * 1e6:
                 raise UserError(
-                    f"has {pixels / 1e6:,.0f} megapixels; to open more than {megapixels:,.0f}, which a small file can "
-                    "claim to have, raise --megapixels"
+                    f"has {pixels / 1e6:,.0f} megapixels; the limit is {megapixels:,.0f}; if you trust the file, "
+                    "raise --megapixels"
                 )
             needed, free = pixels * max(_BYTES_A_PIXEL.values()), available_memory(torch.device("cpu"))
             if needed > free:
@@ -145,7 +145,7 @@ def open_photograph(
             frames = getattr(image, "n_frames", 1)
             if frames > 1 and not first_frame and image.format != "MPO":  # MPO: a phone's JPEG with a second image
                 raise UserError(
-                    f"holds {frames} frames or pages, and only a single image is colored; or give --first-frame"
+                    f"holds {frames} frames or pages; give a file with a single image, or add --first-frame"
                 )
             return _read(image, file, key)
     except UserError as error:
@@ -156,7 +156,7 @@ def open_photograph(
         if isinstance(error, OSError) and error.strerror:
             raise ImageError(key, f"cannot be read ({error.strerror})") from error
         if isinstance(error, UnidentifiedImageError) or isinstance(file, bytes):
-            try:  # by pretext.data.decode, whose words then tell why
+            try:  # pretext.data.decode, whose message then explains the error
                 decode(file if isinstance(file, bytes) else file.read_bytes()[: 1 << 20], "")
             except ImageError as image_error:
                 raise ImageError(key, image_error.reason) from error

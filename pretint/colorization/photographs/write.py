@@ -62,9 +62,9 @@ def write_photograph(
     """
     limit = _SIDES.get(format)
     if limit and max(photograph.size) > limit:
-        raise ImageError(photograph.key, f"{format} holds at most {limit:,} pixels a side; take --format png or tiff")
+        raise ImageError(photograph.key, f"{format} holds at most {limit:,} pixels a side; use --format png or tiff")
     if format == "jpeg" and photograph.alpha is not None:
-        raise ImageError(photograph.key, "is partly transparent, which jpeg cannot be; take --format png, webp, tiff")
+        raise ImageError(photograph.key, "is partly transparent, which jpeg cannot be; use --format png, webp or tiff")
     notes: list[str] = []
     colors = Enlarged(ab, photograph.size) if isinstance(ab, Tensor) else ab
     if isinstance(to, Path):
@@ -85,7 +85,7 @@ def is_signed(path: Path) -> bool:
                 return True
             with Image.open(path) as image:
                 return str(image.getexif().get(_MADE_BY, "")).rstrip("\0") == SIGNATURE
-    except Exception:  # whatever it is, it is not ours
+    except Exception:  # not readable, so pretint did not write it
         return False
 
 

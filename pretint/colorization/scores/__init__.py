@@ -1,1 +1,1 @@
-"""Scores of colored images: accuracy, similarity, colorfulness, judgments of networks; and their table."""
+"""Scores of colored images: accuracy, similarity, colorfulness, evaluations by networks; and their table."""

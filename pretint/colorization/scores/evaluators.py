@@ -1,4 +1,4 @@
-"""Networks that judge colored images: LPIPS, features of Inception, a classifier.
+"""Networks that evaluate colored images: LPIPS, features of Inception, a classifier.
 
 Their weights come from files or a hub, and are read without running any code in them.
 """
@@ -27,7 +27,7 @@ from pretext.errors import UserError
 from pretext.weights.state_dict import find_weights, flatten_names, read_file, split_part
 
 HUB = "hub"
-"""Stands for the published weights, from the hub or its local cache, in place of a file."""
+"""The value that means the published weights, from the hub or its local cache, instead of a file."""
 
 _INCEPTION_SIDE = 299
 _FID_INCEPTION = (
@@ -44,7 +44,7 @@ J = TypeVar("J", bound="Evaluator")
 
 
 class EvaluatorUnavailableError(UserError):
-    """An evaluator that is not available here: its column is left out, and the user is told why."""
+    """An evaluator is not available here; its column is left out, and a message explains why."""
 
 
 def read_weights(file: str, names: Iterable[str]) -> dict[str, Tensor]:
@@ -122,7 +122,7 @@ def call_quietly(make: Callable[[], Any]) -> Any:
 
 
 class Evaluator(nn.Module, ABC):
-    """A network with fixed weights that judges images."""
+    """A network with fixed weights that evaluates images."""
 
     about: str
 
@@ -316,7 +316,7 @@ def _scale(rgb: Tensor) -> Tensor:
 
 
 class Evaluators(NamedTuple):
-    """The networks that judge colored images, on the device."""
+    """The networks that evaluate colored images, on the device."""
 
     lpips: Lpips | None
     features: FeatureExtractor | None
@@ -324,7 +324,7 @@ class Evaluators(NamedTuple):
     labels: NDArray[np.int64] | None
     """The labels of all images of the source."""
     missing: list[str]
-    """A line for each network that is missing, which says why."""
+    """A line for each network that is missing, with the reason."""
 
     @property
     def present(self) -> list[Evaluator]:

@@ -45,7 +45,7 @@ FOLDER = "scores"
 """The folder of a run that holds its scores."""
 
 _LEAST = 16
-_RECORDS = 2  # raised when a record means something else
+_RECORDS = 2  # version of records; raise it when their meaning changes
 
 
 @dataclass
@@ -58,7 +58,7 @@ class ScoreSettings:
         size: side in pixels of the square, cut from the middle of each image, that all methods see.
         most: the number of images, drawn by the seed; 0 takes all.
         gray_threshold: an image in which no |a| or |b| exceeds it, in Lab units, is left out.
-        temperature: of the annealed mean of the networks; 0.01 or more.
+        temperature: the temperature of the networks' annealed mean; 0.01 or more.
         prior: a .npy file, such as the published prior_probs.npy, whose inverse weighs the pixels of the balanced
             AuC; by default the frequencies of the bins in the scored images.
         lpips: a file of torchvision's weights of AlexNet or VGG-16; "hub" fetches AlexNet's. Without it, no LPIPS.
@@ -69,7 +69,7 @@ class ScoreSettings:
         classifier: a timm model and its weights, MODEL:FILE; MODEL alone fetches its weights. Without it, no top-1.
         against: the method that the others are compared with; by default the first that is named.
         format: terminal; csv; markdown; latex (booktabs).
-        seed: of the order of images, the random colors and the hints.
+        seed: the seed of the order of images, of the random colors and of the hints.
         batch: the number of images that are scored at once.
         device: auto (the GPU if there is one), cpu, cuda, ...
     """
@@ -122,18 +122,18 @@ def score(
 ) -> Scores:
     """Score networks on images, beside gray, random colors and the truth.
 
-    Scores of each image are saved at once. A call that was stopped goes on from them, and a later call with another
-    network reuses them. The table is also written as a JSON file.
+    Scores of each image are saved at once. If a call was stopped, the next call continues from them, and a later call
+    with another network reuses them. The table is also written as a JSON file.
 
     Args:
         models: see ``open_method``. The baselines are in every table, and may be named too.
         settings: the images, and how they are scored.
-        seeds: label -> those of the models that are seeds of one network. They share one line with their mean.
+        seeds: label -> the models that are seeds of one network. They share one line with their mean.
             ``settings.against`` may be a label.
 
     Raises:
         UserError: a method, the images or weights cannot be opened; there is nothing to score.
-        SystemExit, KeyboardInterrupt: it was asked to stop.
+        SystemExit, KeyboardInterrupt: a signal requested a stop.
     """
     require_images(settings)
     device = pick_device(settings.device)
@@ -162,7 +162,7 @@ def score(
         against = matches[0]
     runs = [method.home / FOLDER for method in methods if method.home]
     if not settings.out and not runs:
-        raise UserError("no run is named that could keep the scores; name a folder for them with --out")
+        raise UserError("no run is named whose folder could hold the scores; name a folder for them with --out")
     out = Path(settings.out) if settings.out else runs[0]
     folders = [method.home / FOLDER if method.home else out for method in methods]
     identity = _identity(settings, settings.images, source)

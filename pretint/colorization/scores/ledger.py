@@ -1,4 +1,4 @@
-"""A file of records, one for each image, that only grows: a job that was stopped goes on from it."""
+"""A file of records, one for each image, that only grows; a job that was stopped continues from it."""
 
 import hashlib
 import json

@@ -101,7 +101,7 @@ def open_method(word: str, device: torch.device, temperature: float, seed: int) 
         path, options = _parse_options(word)
         count = int(options.get("hints", 0))
         if options.keys() != {"hints"} or not count or path != Path(SCRIBBLES):
-            raise UserError(f"{word}: color spreads from hints; say how many, and nothing else: {SCRIBBLES}@hints=10")
+            raise UserError(f"{word}: give the number of hints, and no other option: {SCRIBBLES}@hints=10")
 
         def color(batch: ScoreBatch) -> Tensor:
             truth = batch.lab[:, 1:]
@@ -148,7 +148,7 @@ def _open_network(word: str, device: torch.device, temperature: float, seed: int
     pretrained = open_pretrained(Path(f"{checkpoint}#{part}") if part else checkpoint)
     backbone, objective = pretrained.settings.backbone.name, pretrained.settings.objective.name
     if not pretrained.has_head:
-        raise UserError(f"{path}: a network without a color head: it colors nothing, so that nothing can be scored")
+        raise UserError(f"{path}: this network has no color head, so it has no colors to score; name another")
     colorizer = pretrained.colorizer.to(device)
     hints = int(options["hints"]) if "hints" in options else None
     if hints is not None and not colorizer.backbone.takes_hints:

@@ -1,12 +1,12 @@
 """Measures of colored images that need no network: AuC, squared error, SSIM, colorfulness, Frechet distance.
 
-The AuC says how near predicted colors come to the true ones, over all thresholds at once.
+The AuC measures how near predicted colors are to the true ones, over all thresholds at once.
 
 Source: Zhang, Isola and Efros, ECCV 2016, section 3.1 (raw accuracy): the share of pixels whose predicted ab lies
 within a threshold t of the true ab (L2 distance), for t from 0 to 150, as a curve whose area is normalized; and its
-class-rebalanced variant, in which each pixel weighs by the inverse frequency of its true color bin (equation 4 with
-lambda = 0). The bins are the published 313, whatever bins a network was trained with: a number must not depend on how
-the network that it judges divides colors.
+class-rebalanced variant, in which the weight of each pixel is the inverse frequency of its true color bin (equation 4
+with lambda = 0). The bins are always the published 313, so that a number does not depend on the bins with which the
+network was trained.
 
 With e the error of a pixel, F(t) is the share, by weight, of the pixels with e <= t. The curve is taken at the 151
 thresholds t = 0, 1, ..., 150 and joined by straight lines:

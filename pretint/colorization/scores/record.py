@@ -35,13 +35,13 @@ def record_scores(
         circle: the images.
         methods: the methods that color them.
         ledgers: the ledger of each method; records are added.
-        panel: the networks that judge the results.
+        panel: the networks that evaluate the results.
         batch_size: the number of images at once.
         device: where they are computed.
 
     Raises:
         UserError: a method gives colors of a wrong size, or that are not finite.
-        SystemExit, KeyboardInterrupt: it was asked to stop.
+        SystemExit, KeyboardInterrupt: a signal requested a stop.
     """
     done = {index for index in circle.order if all(index in ledger for ledger in ledgers)}
     settled = len(done) + circle.gray + len(circle.skipped)
@@ -92,7 +92,7 @@ def score_batch(
     Args:
         batch: the images.
         method: the method that colors them.
-        panel: the networks that judge the results.
+        panel: the networks that evaluate the results.
         n_bins: Q.
 
     Raises:
@@ -134,7 +134,7 @@ def score_batch(
 
 
 def to_rgb(lightness: Tensor, ab: Tensor) -> Tensor:
-    """Return the 8-bit RGB image of L and ab, (B, 3, H, W), by which a method is judged; see ``join``."""
+    """Return the 8-bit RGB image of L and ab, (B, 3, H, W), from which a method is evaluated; see ``join``."""
     return (join(lightness, ab) * 255).round().byte()
 
 

@@ -136,7 +136,7 @@ class Scores:
         return csv_text([*names, "difference_high", "about", "checkpoint", *facts], rows)
 
     def json(self) -> bytes:
-        """Return the content of the JSON file; null stands for an infinite value or a missing interval."""
+        """Return the content of the JSON file; null means an infinite value or a missing interval."""
         content = {
             "format": FORMAT,
             **self.facts,
@@ -180,7 +180,7 @@ def _plain(estimate: Estimate) -> dict[str, float | None]:
 
 
 def titles(metrics: Sequence[ScoreMetric]) -> list[str]:
-    """Return a line for each column of the table, which says what it is."""
+    """Return a line for each column of the table that describes it."""
     return [f"{metric.title}: {metric.about}" for metric in metrics]
 
 

@@ -1,1 +1,1 @@
-"""What is known of a study: numbers, tables, a page."""
+"""The report of a study: numbers, tables, a page."""

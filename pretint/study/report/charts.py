@@ -43,7 +43,7 @@ class Chart(NamedTuple):
 
     svg: Markup
     left_out: int
-    """Number of variants left out, as too many lines could not be told apart."""
+    """Number of variants left out, because a chart of too many lines is not readable."""
 
 
 def looks(results: StudyResults) -> dict[str, LineStyle]:
@@ -78,16 +78,16 @@ def stages(results: StudyResults, board: EvaluationTable, drawn: Mapping[str, Li
         ringed = places.index(shown.stage) if len(places) > 1 else None
         lines.append(ChartLine(shorten(variant, _LETTERS), scores, *drawn[variant], ringed))
     measure = METRIC_TITLES[board.first.metric]
-    kept, left_out = lines[:MOST], max(0, len(lines) - MOST)
+    shown_lines, left_out = lines[:MOST], max(0, len(lines) - MOST)
     if len(places) == 1:
-        return Chart(Markup(dots_chart(anchor, measure, places, kept)), left_out)
+        return Chart(Markup(dots_chart(anchor, measure, places, shown_lines)), left_out)
     table = published_of(board)
     behind = table.rows if table and tuple(places) == STAGES else ()
-    return Chart(Markup(stages_chart(anchor, measure, places, kept, behind)), left_out)
+    return Chart(Markup(stages_chart(anchor, measure, places, shown_lines, behind)), left_out)
 
 
 def cost(results: StudyResults, board: EvaluationTable, drawn: Mapping[str, LineStyle], anchor: str) -> Chart | None:
-    """Draw the row that is shown against minutes of pretraining; random weights took none."""
+    """Draw the selected row against minutes of pretraining; random weights have 0 minutes."""
     points: list[tuple[float, ChartLine]] = []
     for variant in results.variants:
         line = board_line(board, variant)

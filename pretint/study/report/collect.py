@@ -62,7 +62,7 @@ class EvaluationTable(NamedTuple):
 
     @property
     def first(self) -> Result | None:
-        """One of the results, for what all have in common; None without results."""
+        """One of the results, for the facts that all share; None without results."""
         return next((line.column.first for line in self.lines if line.column), None)
 
 
@@ -83,7 +83,7 @@ class ColorDiagnostics(NamedTuple):
     step: int
     seeds: int
     held_out: int
-    """How many images these are that are never trained on; 0 if they are images of training."""
+    """Number of these images if they are never trained on; 0 if they are training images."""
 
 
 class Missing(NamedTuple):
@@ -99,16 +99,16 @@ class StudyResults:
 
     plan: StudyPlan
     boards: tuple[EvaluationTable, ...]
-    """One for each evaluation but those of colors."""
+    """One for each evaluation, except evaluations of colors."""
     costs: dict[str, StudyCost]
-    """By variant, for those that are pretrained."""
+    """By variant, for the pretrained variants."""
     tests: int
     """Number of gaps in Holm's correction."""
     health: dict[str, ColorDiagnostics]
     """By variant, for those that learn to color."""
     missing: tuple[Missing, ...]
     remarks: tuple[str, ...] = ()
-    """Which finished runs are left out of costs, or of costs and health, and why."""
+    """The finished runs that are left out of costs, or of costs and health, with reasons."""
 
     @property
     def reasons(self) -> dict[str, list[str]]:
@@ -159,7 +159,7 @@ def collect_results(plan: StudyPlan, shelf: CellStore) -> StudyResults:
         if looks:
             values = {}
             for key in HEALTH:
-                # The journal's word for NaN is null.
+                # The journal writes NaN as null.
                 if numbers := [look[key] for look in looks if look.get(key) is not None]:
                     values[key] = fmean(numbers), deviation(numbers)
             starts = [record for run in colored for record in run.records if record["kind"] == "start"]
@@ -184,7 +184,7 @@ def collect_results(plan: StudyPlan, shelf: CellStore) -> StudyResults:
 
 
 def _board(plan: StudyPlan, shelf: CellStore, evaluation: str) -> EvaluationTable:
-    asked = plan.evaluations[evaluation].get("row", "")
+    requested = plan.evaluations[evaluation].get("row", "")
     by_variant: dict[str, list[Result]] = {}
     missing: dict[str, list[int]] = {}
     for variant in plan.variants:
@@ -199,13 +199,13 @@ def _board(plan: StudyPlan, shelf: CellStore, evaluation: str) -> EvaluationTabl
     try:
         require_comparable([result for results in by_variant.values() for result in results])
         columns = {variant: Column(variant, each_once(results)) for variant, results in by_variant.items()}
-        rows = {variant: row_of(column, asked) for variant, column in columns.items()}
+        rows = {variant: row_of(column, requested) for variant, column in columns.items()}
     except UserError as stop:
         error, columns, rows = str(stop), {}, {}
-    if asked:
-        without = [variant for variant, row in rows.items() if row != asked]
+    if requested:
+        without = [variant for variant, row in rows.items() if row != requested]
         other = f"; {', '.join(without)}: no such row, so the usual one" if without else ""
-        rule = f"{asked}, as the study's file says{other}" if columns else ""
+        rule = f"{requested}, as the study's file says{other}" if columns else ""
     elif columns and all(column.best for column in columns.values()):
         rule = "chosen on held-out training images"
     elif columns:
@@ -228,15 +228,15 @@ def each_once(results: Sequence[Result]) -> tuple[Result, ...]:
     return tuple({(result.network.weights, result.seed): result for result in results}.values())
 
 
-def row_of(column: Column, asked: str) -> str:
+def row_of(column: Column, requested: str) -> str:
     """Return the selected row of a column.
 
     Args:
         column: results of a variant.
-        asked: the row that the study's file names; empty if it names none. A column without it takes its usual one.
+        requested: the row that the study's file names; empty if it names none. A column without it uses its default.
     """
-    if asked in column.names:
-        return asked
+    if requested in column.names:
+        return requested
     if column.best is not None:
         return column.best
     last = [row for row in column.first.rows if row.stage == column.first.rows[-1].stage]
@@ -258,5 +258,5 @@ class _Run(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """Time that it took; 0 if its journal does not tell."""
+        """Duration; 0 if its journal has no record of it."""
         return training_seconds(self.records, self.batch)

@@ -57,7 +57,7 @@ class ColorScores(NamedTuple):
     scores: Scores | None
     """A line for each variant, and for the baselines; None if there are none."""
     remark: str
-    """Why there are none, or why they are those of an earlier time; empty else."""
+    """The reason why there are none, or why they are from an earlier call; else empty."""
     seeds: dict[str, tuple[int, ...]]
     """By variant, the seeds that its line joins."""
 
@@ -94,10 +94,10 @@ def colors(plan: StudyPlan, shelf: CellStore, folder: Path) -> tuple[ColorScores
         shelf: folder of its cells.
         folder: folder of the study, where the scores are kept.
     """
-    kept: dict[str, Any] = {}
+    stored: dict[str, Any] = {}
     if (folder / KEPT).is_file():
         content = json.loads((folder / KEPT).read_text(encoding="utf-8"))
-        kept = content["evaluations"] if content["format"] == _FORMAT else {}
+        stored = content["evaluations"] if content["format"] == _FORMAT else {}
     names = [name for name, entry in plan.evaluations.items() if entry.get("command") == "score"]
     results = []
     for name in names:
@@ -108,15 +108,15 @@ def colors(plan: StudyPlan, shelf: CellStore, folder: Path) -> tuple[ColorScores
         if not finished:
             results.append(ColorScores(name, None, "nothing is finished", {}))
             continue
-        # Compared with the variant that the study's file names; else the one that most are compared with, if it
-        # colors; else the first.
+        # Compare with the variant that the study's file names; else with the one that most variants are compared
+        # with, if it colors; else with the first.
         against = str(plan.evaluations[name].get("against", ""))
         if against not in finished:
             named = Counter(plan.against[variant] for variant in finished if plan.against.get(variant) in finished)
             against = named.most_common(1)[0][0] if named else next(iter(finished))
         of = [against, {variant: [[cell.seed, cell.key] for cell in cells] for variant, cells in finished.items()}]
         remark = ""
-        if name not in kept or kept[name]["of"] != of:
+        if name not in stored or stored[name]["of"] != of:
             try:
                 runs = {cell.key: str(shelf.folder(cell)) for cell in plan.cells}
                 seeds = {variant: [runs[cell.after] for cell in cells] for variant, cells in finished.items()}
@@ -125,27 +125,27 @@ def colors(plan: StudyPlan, shelf: CellStore, folder: Path) -> tuple[ColorScores
                 _, settings = parse_command("pretint score", "", ScoreSettings, [networks], words)
                 settings.out, settings.against = str(folder / _SCORES), against
                 scores = score([run for group in seeds.values() for run in group], settings, seeds)
-                kept[name] = {"of": of, "scores": json.loads(scores.json())}
-                write_atomically(folder / KEPT, json.dumps({"format": _FORMAT, "evaluations": kept}).encode())
+                stored[name] = {"of": of, "scores": json.loads(scores.json())}
+                write_atomically(folder / KEPT, json.dumps({"format": _FORMAT, "evaluations": stored}).encode())
             except UserError as error:
                 remark = str(error)
         no_scores = ColorScores(name, None, f"cannot be scored: {remark}", {})
-        results.append(_from_kept(name, kept.get(name), remark) or no_scores)
+        results.append(_parse_stored(name, stored.get(name), remark) or no_scores)
     return tuple(results)
 
 
-def _from_kept(name: str, kept: Any, remark: str) -> ColorScores | None:
-    """Return the colors in the kept file, see ``Scores.json``; None if there are none.
+def _parse_stored(name: str, stored: Any, remark: str) -> ColorScores | None:
+    """Return the colors in the stored file, see ``Scores.json``; None if there are none.
 
     Args:
         name: name of the evaluation.
-        kept: its entry in the file.
+        stored: its entry in the file.
         remark: why they could not be computed today.
     """
-    if kept is None:
+    if stored is None:
         return None
-    seeds = {variant: tuple(seed for seed, _ in cells) for variant, cells in kept["of"][1].items()}
-    facts = dict(kept["scores"])
+    seeds = {variant: tuple(seed for seed, _ in cells) for variant, cells in stored["of"][1].items()}
+    facts = dict(stored["scores"])
     abouts, methods = facts.pop("metrics"), facts.pop("methods")
     against, footer, notes, skipped = (facts.pop(key) for key in ("against", "footer", "notes", "skipped"))
     lines = []
@@ -179,7 +179,7 @@ class Figures(NamedTuple):
     file: Path | None
     about: str
     remark: str
-    """Why there is none, or why it is one of an earlier time; empty else."""
+    """The reason why there is none, or why it is from an earlier call; else empty."""
 
 
 def figures(plan: StudyPlan, shelf: CellStore, folder: Path) -> Figures:
@@ -225,7 +225,7 @@ def figures(plan: StudyPlan, shelf: CellStore, folder: Path) -> Figures:
 
 
 def _read_origin(file: Path) -> str | None:
-    """Return what a sheet was made of; None if there is no sheet."""
+    """Return the description of a sheet's inputs; None if there is no sheet."""
     try:
         with Image.open(file) as sheet:
             return str(sheet.info.get(_MADE_OF, ""))

@@ -20,7 +20,7 @@ _CSV = (
 )
 
 ROWS = 8
-"""A full table of no more rows shows all; of more, as k-NN at four k, those like the rows that stand for variants."""
+"""The largest number of rows for which a table shows all. A larger table shows rows comparable with selected rows."""
 _BEST = "best"
 
 
@@ -66,7 +66,7 @@ def best_of(board: EvaluationTable) -> str:
 
 
 def color_number(results: StudyResults, colors: ColorScores, variant: str) -> Number | None:
-    """Return the number that stands for a variant's colors in the study's main table."""
+    """Return the number of a variant's colors in the study's main table."""
     line, metric = colors.line(variant), colors.metric
     if line is None or metric is None or metric.key not in line.scores:
         return None

@@ -74,7 +74,7 @@ def test_a_whole_participation_by_keyboard_alone(browser: "Browser", make_study:
                 assert page.get_by_text(f"The {'left' if fake_first else 'right'} one was the fake.").is_visible()
                 page.keyboard.press("Enter")
             if trial == 1:
-                page.get_by_role("button", name="Go on").wait_for()
+                page.get_by_role("button", name="Continue").wait_for()
                 page.keyboard.press("Enter")
         page.get_by_text("You took 2 of 3 colored images for real.").wait_for()
         page.reload()
@@ -142,9 +142,9 @@ def test_a_closed_tab_loses_nothing(browser: "Browser", make_study: MakeStudy, s
     assert len(store.rows()) == 1
     with open_page(browser) as page:
         page.goto(link)
-        page.get_by_text("You go on where you were.").wait_for()
+        page.get_by_text("You continue where you stopped.").wait_for()
         where(page, "Practice 2 of 2")
-        page.get_by_role("button", name="Go on").click()
+        page.get_by_role("button", name="Continue").click()
         answer(page)
         page.get_by_role("button", name="Next pair").wait_for()
     assert len(store.rows()) == 2
@@ -181,7 +181,7 @@ def test_two_participants_at_once(browser: "Browser", make_study: MakeStudy, ser
                 if trial < 2:
                     page.get_by_role("button", name="Next pair").click()
                 if trial == 1:
-                    page.get_by_role("button", name="Go on").click()
+                    page.get_by_role("button", name="Continue").click()
         for page in pages:
             page.get_by_role("heading", name="Thank you").wait_for()
         assert one.url != other.url

@@ -105,7 +105,7 @@ def test_scribbles_spread_the_same_hints() -> None:
 
 @pytest.mark.parametrize("word", ["scribbles", "scribbles@hints=0", "scribbles@size=64", "scribbles@hints=1,size=64"])
 def test_scribbles_need_hints_and_nothing_else(word: str) -> None:
-    with pytest.raises(UserError, match="say how many, and nothing else: scribbles@hints=10"):
+    with pytest.raises(UserError, match="give the number of hints, and no other option: scribbles@hints=10"):
         opened(word)
 
 
@@ -162,5 +162,5 @@ def test_weights_without_a_head_have_no_colors(tmp_path: Path, make_run: Make) -
     state = load_checkpoint(file)
     backbone = {name: value for name, value in state["model"].items() if name.startswith("backbone.")}
     save_checkpoint(file, state | {"head": False, "model": backbone})
-    with pytest.raises(UserError, match="without a color head"):
+    with pytest.raises(UserError, match="no color head"):
         opened(run)

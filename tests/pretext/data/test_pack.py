@@ -333,7 +333,7 @@ def test_interrupted_it_stops_politely(
     wait_until(lambda: (to / "shard-000000.tar").exists() or not job.runs(), "the first shard", every=0.002)
     os.killpg(job.pid, number)
     if job.wait() != 0:  # it may have been done before
-        assert job.code == code and "the same command goes on: pretint pack" in job.output
+        assert job.code == code and "to continue, run: pretint pack" in job.output
     assert "Traceback" not in job.output and not list(to.glob(".*.part"))
     pack(str(classes), to, SMALL)
     pack(str(classes), tmp_path / "whole", SMALL)

@@ -115,7 +115,7 @@ def test_stopped_politely_and_with_other_workers(
         TrainedRun(run).wait_for_step(7 * number, process)
         process.signal_group(asked)  # as Ctrl-C and Slurm send it
         assert process.wait() == ENDINGS[asked], process.output
-        assert "the same command goes on" in process.output
+        assert "to continue, run: " in process.output
         stopped_at = TrainedRun(run).losses[-1][0]
         newest = max((run / "checkpoints").glob("[0-9]*.pt"))
         assert int(newest.stem) == stopped_at < STEPS, "it saves where it stops"

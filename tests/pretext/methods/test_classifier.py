@@ -171,9 +171,9 @@ def test_it_is_exported(run: Path, tmp_path: Path) -> None:
 
 def test_the_report_speaks_of_classes(run: Path) -> None:
     page = write_report(run).read_text(encoding="utf-8")
-    assert "name the classes of images" in page and "whose class is named right" in page
+    assert "learn the classes of images" in page and "whose class is predicted correctly" in page
     assert "cross-entropy over the classes" in page.lower()
-    assert all(word not in page for word in ("Color health", "safely gray", "color bin", "<h2>Samples</h2>"))
+    assert all(word not in page for word in ("Color health", "only predict gray", "color bin", "<h2>Samples</h2>"))
 
 
 @pytest.mark.slow

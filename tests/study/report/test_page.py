@@ -162,7 +162,7 @@ def test_a_damaged_result_is_missing_with_its_reason(tmp_path: Path) -> None:
     write_study_report(folder)
     page, text = Page(folder / "report.html"), (folder / "report.md").read_text()
     assert "Cells finished 12 of 14" in page.text
-    assert f"L2 0 probe {torn}: no result, or a damaged one" in page.text and "without seed 0" in page.text
+    assert f"L2 0 probe {torn}: not a result, or damaged" in page.text and "without seed 0" in page.text
     assert f"rebalanced 1 color {scores}: no scores, or damaged ones" in page.text
     assert "| L2 | " in text and "missing: L2 0 probe: " in text
     lines = list(csv.DictReader((folder / "report.csv").open()))
@@ -320,10 +320,10 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
 
 
 def test_no_study_is_a_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"plan\.json: no study's plan"):
+    with pytest.raises(UserError, match=r"plan\.json: not the plan of a study"):
         write_study_report(tmp_path)
     (tmp_path / "plan.json").write_text('{"cells": 3}')
-    with pytest.raises(UserError, match="call pretint study again"):
+    with pytest.raises(UserError, match="run pretint study again"):
         write_study_report(tmp_path)
 
 

@@ -97,7 +97,7 @@ def test_a_layer_that_others_see_too_is_left_as_it_is() -> None:
     assert isinstance(inner, Odd)
     assert isinstance(inner.grouped[1], nn.Identity)
     assert {type(part) for part in (inner.first, inner.second, inner.after_peek)} == {nn.Conv2d}
-    assert adapted.notes == ("3 batch norms, such as first, became layers: none before is theirs alone",)
+    assert adapted.notes == ("3 batch norms, such as first, became separate layers: no layer could absorb them",)
 
 
 def test_a_norm_without_statistics_is_an_error() -> None:
@@ -119,5 +119,5 @@ class Flat(nn.Module):
 
 
 def test_a_norm_of_tokens_is_an_error() -> None:
-    with pytest.raises(UserError, match=r"^random:tiny: its batch norms are not all of maps"):
+    with pytest.raises(UserError, match=r"^random:tiny: the input of a batch norm is not a map"):
         adapt(odd(Flat()), ABSORBED)

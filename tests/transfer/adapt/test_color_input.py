@@ -103,5 +103,5 @@ def test_a_first_layer_that_is_no_convolution_is_an_error() -> None:
     network = dataclasses.replace(
         open_trained_network("random:tiny"), module=FromRgb(Tokens()).eval(), stages=Tokens.stages
     )
-    with pytest.raises(UserError, match=r"^random:tiny: its first layer is no convolution, .* leave color out$"):
+    with pytest.raises(UserError, match=r"^random:tiny: its first layer is not a convolution, .* leave color out$"):
         adapt(network, AdaptSettings(color=True))

@@ -264,7 +264,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
     process.join()
     said = log.read_text()
     assert process.exitcode == 2 and "Traceback" not in said
-    assert "File too large" in said and "goes on at row 192 of 400" in said
+    assert "File too large" in said and "continues at row 192 of 400" in said
     extract_features(Noise(400), cache)
     extract_features(Noise(400), tmp_path / "whole")
     assert files(cache) == files(tmp_path / "whole")

@@ -66,14 +66,14 @@ def test_detection_by_three_rules_beside_random_weights(tmp_path: Path) -> None:
     for piece in (
         "the same network at random initialization",
         "(fine-tuned in the same way)",
-        "Nothing was chosen: the network of which most was trained is named here.",
+        "Nothing was chosen: this is the network with the most trained weights.",
         "Mean average precision of boxes of fine-tuned networks on 60 test images, 3 classes.",
         "Nothing is chosen: every network is trained once",
         "Fine-tuned in the same way, all trained, 11 points: first minus random: +",
-        "8,523 teach, 40 are held out and only looked at: nothing is chosen",
+        "8,523 to learn from, 40 held out, which choose nothing",
         "trained weights trained random first all 11 points 9,600 ",
         "on 40 training images that were held out: a trend to look at",
-        "laptop-detect, first, all trained: of each pair the truth, then what the network found",
+        "laptop-detect, first, all trained: each pair shows the truth, then the prediction",
         "By other rules: pretint table FILES --per-class",
     ):
         assert piece in page.text, piece
@@ -129,7 +129,7 @@ def test_beside_frozen_features_the_headline_is_theirs(tmp_path: Path) -> None:
     add_finetuned_result(run, "first", {"": ranking(1.0, 1)}, classes=CLASSES)
     page = Page(write_report(run))
     assert "the best frozen stage, conv5, classifies 66.2 %" in page.text
-    assert "of fine-tuned networks that of which most was trained" in page.text
+    assert "for fine-tuned networks, the row with the most trained weights" in page.text
 
 
 def test_results_without_their_runs(tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_own_page(tmp_path: Path) -> None:
         "The losses of all parts of the detector",
         "11 points 21.0 % ; all points 21.0 % ; COCO 21.0 %",
         "(40 of them)",
-        "The first value is that of the head before it was trained.",
+        "The first value is the score before the head was trained.",
         "Held-out training images, step 40",
         "000005.xml a box of no area was left out",
         "freeze_to conv3",
@@ -198,7 +198,7 @@ def test_own_page_before_there_is_a_result(tmp_path: Path) -> None:
         "There is no result yet: the test images are read once, when training is complete.",
         "Training is not complete: 0 of 40 steps are done.",
         "The journal holds no step yet.",
-        "No images have been looked at yet",
+        "No images have been evaluated yet",
         "There are none yet.",
     ):
         assert piece in page.text, piece

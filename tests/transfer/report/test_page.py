@@ -47,7 +47,7 @@ def test_whole_report(tmp_path: Path) -> None:
         "modern: all images are looked at",
         "top-1 accuracy, in percent, on 1,000 test images",
         "1,000 images of images/val, 2 classes; SHA-256 bbbbbbbbbbbb",
-        "9,469 images of images/train; SHA-256 aaaaaaaaaaaa; 8,523 teach, 946 are held out and choose",
+        "9,469 images of images/train; SHA-256 aaaaaaaaaaaa; 8,523 to learn from, 946 held out, which choose",
         "Split holdout 10%, seed 0 (SHA-256 cccccccccccc)",
         "Seeds seed 0",
         "random: random alexnet; first: pretrained alexnet, step 40",
@@ -65,7 +65,7 @@ def test_whole_report(tmp_path: Path) -> None:
         "common bins 0.100",
         "1 image could not be read.",
         "train/000.jpg truncated",
-        "Begun 2026-11-22 22:08 UTC; went on 1 time, last at step 1",
+        "Begun 2026-11-22 22:08 UTC; resumed 1 time, last at step 1",
         "torch 2.11.0",
         "prior_images 2000",
         "images at step 40",
@@ -199,11 +199,11 @@ def test_run_that_has_just_begun(tmp_path: Path) -> None:
     run = make_new_run(tmp_path / "new run")
     page = Page(write_report(run))
     for piece in (
-        "no probe has been made",
+        "have not been evaluated yet",
         f"pretint probe '{run}'",
         "Training is not complete: 0 of 40 steps are done.",
         "The journal holds no step yet.",
-        "The colors have not been looked at yet",
+        "The colors have not been evaluated yet",
         "There are no samples yet.",
     ):
         assert piece in page.text, piece

@@ -190,7 +190,7 @@ def test_heads_that_do_not_fit(settings: dict[str, Any], message: str) -> None:
 
 
 def test_a_backbone_without_a_pyramid_or_a_stage_of_maps() -> None:
-    with pytest.raises(UserError, match="name one stage to take it alone"):
+    with pytest.raises(UserError, match="name one stage to use it alone"):
         Detector(build_tiny("vit_tiny_patch16_224"), 20, head(neck="fpn"))
     with pytest.raises(UserError, match="no chain of the backbone's modules computes blocks_11 from blocks_10"):
         Detector(build_tiny("vit_tiny_patch16_224"), 20, head(neck="blocks_10", box="stage"))

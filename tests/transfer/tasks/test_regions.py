@@ -257,8 +257,8 @@ class Jumps(nn.Module):
         ({"neck": "conv5+pool5"}, "head.neck is conv5"),
         ({"neck": "fc7", "box_after": ""}, "takes one stage that is not the last: conv1, .*, fc6$"),
         ({"box_after": "conv9"}, "no stage conv9"),
-        ({"box_after": "fc7"}, "from the neck, conv5, on, and before fc7"),
-        ({"box_after": "conv4"}, "from the neck, conv5, on, and before fc7"),
+        ({"box_after": "fc7"}, "the neck, conv5, or a later stage before fc7"),
+        ({"box_after": "conv4"}, "the neck, conv5, or a later stage before fc7"),
         ({"neck": "conv4"}, "pool5, of 256 channels: the layers after it cannot process the 384 of conv4"),
         ({"pooled": 5}, "head.pooled is 5"),
     ],
@@ -271,7 +271,7 @@ def test_mistakes(changed: dict[str, Any], said: str, alexnet: Network) -> None:
 
 
 def test_what_is_no_chain(resnet: Network) -> None:
-    with pytest.raises(UserError, match="box_after is pool5: that is of box stage"):
+    with pytest.raises(UserError, match=r"box_after is pool5: it needs head\.box stage"):
         DetectHeadSettings(box_after="pool5")
     first = resnet.stages[0]
     network = Jumps((first._replace(name="first", stride=1), first._replace(name="last", stride=1)))

@@ -133,7 +133,9 @@ def test_frozen_features_stay() -> None:
 
 
 def test_what_cannot_be() -> None:
-    with pytest.raises(UserError, match=r"fcn16: the backbone has no stage of stride 16 under its last one's, 16"):
+    with pytest.raises(
+        UserError, match=r"fcn16: the backbone has no stage of stride 16 below that of its last stage, 16"
+    ):
         Segment(build_tiny(), 21, head("fcn16"))
     with pytest.raises(UserError, match="fcn8: the backbone has no stage of stride 8"):
         Segment(build_tiny("vit_tiny_patch16_224"), 21, head("fcn8"))

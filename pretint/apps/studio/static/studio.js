@@ -1,4 +1,4 @@
-// The studio's page. What a photograph looks like is computed by the server on this machine; the latest wish wins.
+// The studio's page. The server on this machine colors the photograph; only the latest request counts.
 
 const at = (id) => document.getElementById(id);
 const main = document.querySelector("main"), sheet = at("sheet"), marks = at("marks");
@@ -10,30 +10,30 @@ const SWATCHES = {
 };
 let photograph = null, name = "photograph", hints = [], reference = null, asking = null, worked = null, opening = null, grown = 0;
 
-class Told extends Error {}
+class StudioError extends Error {}
 
 function trouble(text) { at("trouble").textContent = text; }
 
-async function answered(response) {
+async function requireOk(response) {
   if (response.ok) return response;
-  const problem = response.status === 413 ? "This file is too large." : "The studio did not answer as it should.";
-  let said = {};
+  const problem = response.status === 413 ? "This file is too large." : "The studio sent an unexpected response.";
+  let body = {};
   try {
     const text = await response.text();
-    said = text.startsWith("{") ? JSON.parse(text) : { problem: text || problem };
-  } catch { /* the sentence above will do */ }
-  throw Object.assign(new Told(said.problem ?? problem), { status: response.status, ofReference: said.reference });
+    body = text.startsWith("{") ? JSON.parse(text) : { problem: text || problem };
+  } catch { /* keep the message above */ }
+  throw Object.assign(new StudioError(body.problem ?? problem), { status: response.status, ofReference: body.reference });
 }
 
-function told(problem) {
+function showError(problem) {
   if (problem.name === "AbortError" || problem.status === 409) return;
-  trouble(problem instanceof Told ? problem.message : "The studio cannot be reached; is it still running?");
+  trouble(problem instanceof StudioError ? problem.message : "The studio cannot be reached; is it still running?");
 }
 
-async function laid(file, signal) {
+async function upload(file, signal) {
   const most = Number(main.dataset.megabytes);
-  if (file.size > most * 1e6) throw new Told(`This file has ${(file.size / 1e6).toFixed(1)} MB; at most ${most} MB fit.`);
-  const response = await answered(await fetch("/photographs", {
+  if (file.size > most * 1e6) throw new StudioError(`This file has ${(file.size / 1e6).toFixed(1)} MB; at most ${most} MB are allowed.`);
+  const response = await requireOk(await fetch("/photographs", {
     method: "POST", body: file, headers: { "content-type": "application/octet-stream" }, signal,
   }));
   return response.json();
@@ -41,13 +41,13 @@ async function laid(file, signal) {
 
 async function open(file) {
   if (!file) return;
-  opening?.abort(); // of two, the later one is meant
+  opening?.abort(); // of two files, only the later one is opened
   const mine = opening = new AbortController();
   trouble("");
   at("status").textContent = "Opening\u2026";
   try {
-    const opened = await laid(file, mine.signal);
-    const gray = await answered(await fetch(`/photographs/${opened.photograph}/gray`, { signal: mine.signal }));
+    const opened = await upload(file, mine.signal);
+    const gray = await requireOk(await fetch(`/photographs/${opened.photograph}/gray`, { signal: mine.signal }));
     const blob = await gray.blob();
     asking?.abort();
     asking = null;
@@ -64,12 +64,12 @@ async function open(file) {
     at("full-size").textContent = `All ${opened.width} \u00d7 ${opened.height} pixels, with the photograph's own lightness.`;
     await paint();
   } catch (problem) {
-    if (mine === opening) told(problem);
+    if (mine === opening) showError(problem);
   }
   if (mine === opening) at("status").textContent = "";
 }
 
-// An image is exchanged when the new one is there, so that nothing flickers.
+// An image is replaced only when the new one is loaded, so that nothing flickers.
 async function put(image, blob) {
   const before = image.src;
   const next = URL.createObjectURL(blob);
@@ -87,16 +87,16 @@ function look() {
   };
 }
 
-// Its image, and what of the photograph could not be kept in it.
+// Returns its image, and notes on data of the photograph that could not be kept.
 async function colored(more, signal) {
   const response = await fetch(`/photographs/${photograph.photograph}/colored`, {
     method: "POST", body: JSON.stringify({ ...look(), ...more }), headers: { "content-type": "application/json" }, signal,
   });
-  const { headers } = await answered(response);
+  const { headers } = await requireOk(response);
   return { blob: await response.blob(), notes: JSON.parse(headers.get("x-notes") || "[]") };
 }
 
-async function paint(said = "") {
+async function paint(message = "") {
   if (!photograph) return;
   asking?.abort();
   const mine = asking = new AbortController();
@@ -106,7 +106,7 @@ async function paint(said = "") {
     if (mine !== asking) return;
     await put(at("colored"), blob);
     at("colored").hidden = false;
-    trouble(said);
+    trouble(message);
     worked = reference;
   } catch (problem) {
     if (mine !== asking) return;
@@ -114,7 +114,7 @@ async function paint(said = "") {
       const { file } = reference;
       refer(worked === reference ? null : worked);
       await paint(problem.message.replace("The reference", `The reference ${file.name}`));
-    } else told(problem);
+    } else showError(problem);
   } finally {
     clearTimeout(slow);
     if (mine === asking) at("status").textContent = "";
@@ -136,7 +136,7 @@ async function download() {
     at("status").textContent = notes.length ? `Downloaded. Not all could be kept: ${notes.join("; ")}.` : "";
   } catch (problem) {
     at("status").textContent = "";
-    told(problem);
+    showError(problem);
   }
   button.disabled = false;
 }
@@ -252,7 +252,7 @@ if (takesHints) {
   slider("radius", (value) => `${value.toFixed(1)}%`);
 }
 
-// Colors are taken from that image from now on, or from none.
+// Sets the image that the colors come from, or none.
 function refer(image) {
   reference = image;
   main.classList.toggle("by-reference", Boolean(image));
@@ -268,10 +268,10 @@ at("reference").addEventListener("change", async () => {
   if (!file) return;
   trouble("");
   try {
-    refer({ ...await laid(file), file });
+    refer({ ...await upload(file), file });
     await paint();
   } catch (problem) {
-    told(problem);
+    showError(problem);
   }
 });
 at("no-reference").addEventListener("click", () => { refer(null); paint(); });
@@ -295,7 +295,7 @@ at("file").addEventListener("change", () => {
   open(file);
 });
 
-// A drop anywhere counts: one that misses would make the browser leave the page for the file.
+// A file may be dropped anywhere: outside of a drop target the browser would leave the page to show the file.
 for (const kind of ["dragenter", "dragover"]) {
   document.addEventListener(kind, (event) => { event.preventDefault(); main.classList.add("over"); });
 }

@@ -1,4 +1,4 @@
-// Copying the link; where the browser does not allow it, the link is there to be selected.
+// Copies the link; if the browser does not allow it, the user can select the link.
 const link = document.getElementById("link");
 const copy = document.getElementById("copy");
 link.addEventListener("focus", () => link.select());

@@ -17,7 +17,7 @@ const named = (place) => (stacked() ? { first: "upper", second: "lower" } : { fi
 
 class Refused extends Error {}
 
-// Asks until there is an answer: an answer of the participant's must not be lost to a bad connection.
+// Repeats the request until the server responds, so that a bad connection does not lose a participant's answer.
 async function request(path, sent, read = (response) => response.json()) {
   for (let wait = 500; ; wait = Math.min(2 * wait, 8000)) {
     try {
@@ -70,7 +70,7 @@ function header() {
     : trial < practice ? `Practice ${trial + 1} of ${practice}` : `Pair ${trial - practice + 1} of ${trials}`;
 }
 
-// Text in paragraphs, the first as a heading, and a button to go on.
+// Shows paragraphs of text, the first as a heading, and a button to continue.
 function say(texts, button) {
   stage.className = "stage away";
   pause.hidden = false;
@@ -187,16 +187,16 @@ async function trial() {
     else if (allowed.state.trial !== number) { state = allowed.state; return; } // another tab went on
   }
   at("keys").style.visibility = "";
-  const asked = performance.now();
+  const askedAt = performance.now();
   const chosen = await choice();
-  const said = await request("/answer", { trial: number, chosen, response_ms: performance.now() - asked, ...shown });
-  state = said.state;
+  const reply = await request("/answer", { trial: number, chosen, response_ms: performance.now() - askedAt, ...shown });
+  state = reply.state;
   pairs.delete(number);
-  if (said.fake) {
-    const correct = said.fake === chosen;
+  if (reply.fake) {
+    const correct = reply.fake === chosen;
     await say([
       ["h2", correct ? "Right" : "Wrong", correct ? "right" : "wrong"],
-      ["p", `The ${named(said.fake)} one was the fake.`],
+      ["p", `The ${named(reply.fake)} one was the fake.`],
     ], "Next pair");
   }
 }
@@ -215,16 +215,16 @@ async function run() {
         await say([
           ["h2", "Ready?"],
           ["p", `A pair is shown for ${state.seconds === 1 ? "one second" : `${state.seconds} seconds`}, then it is gone. `
-            + "Then say which one is the fake, and take all the time you like."],
+            + "Then choose which one is the fake. There is no time limit for your answer."],
           ["p", state.practice ? `The first ${state.practice} pairs are for practice.` : "Every pair counts."],
         ], "Show the first pair");
       } else if (scoring) {
         await say([
           ["h2", "Practice is over"],
-          ["p", `Now ${state.trials} pairs follow that count. You are not told any more whether you were right.`],
-        ], "Go on");
+          ["p", `Now ${state.trials} pairs follow that count. From now on you do not see whether your answers were right.`],
+        ], "Continue");
       } else {
-        await say([["h2", "Welcome back"], ["p", "You go on where you were."]], "Go on");
+        await say([["h2", "Welcome back"], ["p", "You continue where you stopped."]], "Continue");
       }
     }
     started = true;
@@ -234,7 +234,7 @@ async function run() {
   await say([
     ["h2", "Thank you"],
     ["p", `You took ${state.fooled} of ${state.trials} colored images for real.`],
-    ["p", "All your answers are kept; you can close this page.", "note"],
+    ["p", "All your answers are saved; you can close this page.", "note"],
   ]);
 }
 
