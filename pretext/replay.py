@@ -96,7 +96,8 @@ def replay(folder: Path, settings: ReplaySettings) -> Replay:
     trainer.load(state, folder)
     samples = images.samples(recipe, place.workers)
     step, began = evidence["step"], trainer.done
-    assert began < step <= training.steps and len(evidence["images"]) == training.batch_size, folder
+    if not began < step <= training.steps or len(evidence["images"]) != training.batch_size:
+        raise UserError(f"{folder}: evidence.json, checkpoint.pt and settings.yaml do not belong to one run")
     with progress("replay", step - began, "steps") as advance:
         for batch in batches(samples, training.batch_size, began, step, place.workers):
             if trainer.done == step - 1:

@@ -191,7 +191,7 @@ class EvaluationTask(NamedTuple):
 
 
 MakeRows = Callable[[EvaluationTask], Sequence[Row]]
-"""A protocol's classifier: from features to the rows of a result."""
+"""Trains a protocol's classifiers on features, and returns the rows of a result."""
 
 
 @explain_memory_shortage("lower size or workers, or evaluate fewer stages")

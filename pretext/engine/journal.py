@@ -145,7 +145,8 @@ def _records(path: Path) -> Iterator[Record]:
                 try:
                     record = json.loads(line)
                 except ValueError:  # truncated by a kill or a full disk, or another process is writing it
-                    assert not line.endswith("\n"), path
+                    if line.endswith("\n"):
+                        raise UserError(f"{path}: a line is not a record; restore the file if it was edited") from None
                     return
                 yield record
     except OSError as error:

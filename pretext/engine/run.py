@@ -266,7 +266,7 @@ def read_evidence(folder: Path) -> Evidence:
     """
     try:
         evidence: Evidence = json.loads((folder / "evidence.json").read_text(encoding="utf-8"))
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise UserError(
             f"{folder}: nothing to replay (it has no readable evidence.json); give RUN/nonfinite/STEP"
         ) from error

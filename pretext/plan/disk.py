@@ -74,7 +74,7 @@ def pretrain_disk(settings: PretrainSettings) -> DiskUsage:
     small = build_network(small_settings, prior, images.classes).eval()
     sheet = sheet_size(small, views, place)
     journal_size, events_size = estimate_records(
-        training, settings.machine, 0 if images.classes else settings.objective.bins
+        training, settings.machine, 0 if settings.objective.supervised else settings.objective.bins
     )
     validations = count_validations(training, settings.machine)
     settings_size = len(yaml.safe_dump(to_plain(settings), sort_keys=False).encode())

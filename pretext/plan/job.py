@@ -192,7 +192,7 @@ def plan(settings: PretrainSettings) -> Plan:
     validation = sheet_seconds + health_seconds * held / len(views)
     extra = checkpoint_extra(images, settings, prior, place.precision)
     save, checkpoint = time_call(lambda: len(checkpoint_bytes({**trainer.state(), **extra})), place)
-    bins = 0 if images.classes else settings.objective.bins
+    bins = 0 if settings.objective.supervised else settings.objective.bins
     journal_size, events_size = estimate_records(settings.training, settings.machine, bins)
     state = trainer.state()
     notes = ["Speeds are the slowest and the fastest that were measured; other users of the machine change them."]

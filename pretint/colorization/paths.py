@@ -29,7 +29,7 @@ STANDARD = Path("-")
 FILE = ".pretint-colorize.jsonl"
 """A file in the folder of results: a line of JSON for every image that was colored."""
 
-_MEANING = 1  # version; raise it when the same settings give other colors
+_MEANING = 2  # version; raise it when the same settings give other colors
 _WRITTEN: tuple[Format, ...] = ("jpeg", "png", "webp", "tiff")
 _ENDINGS: dict[str, Format] = {ending: format for format in _WRITTEN for ending in formats.FORMATS[format.upper()]}
 _OF_SEVERAL = (".mpo", ".apng")  # endings of files with several images; a result holds one
@@ -231,7 +231,9 @@ class FinishedResults:
     def _append(self, record: dict[str, Any]) -> None:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a") as file:
+            # In a folder that others may write to: a link or a pipe is refused.
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+            with os.fdopen(os.open(self.path, flags, 0o666), "a") as file:
                 file.write(json.dumps(record) + "\n")
         except OSError as error:
             raise UserError(

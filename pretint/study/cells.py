@@ -146,7 +146,7 @@ def read_plan(file: Path) -> StudyPlan:
         call = StudyCall(**{**values["call"], "words": tuple(values["call"]["words"])})
         tuples = {name: tuple(values[name]) for name in ("variants", "seeds")}
         return StudyPlan(**{**values, **tuples, "cells": cells, "call": call})
-    except (OSError, KeyError, TypeError) as error:  # KeyError, TypeError: of a version with other fields
+    except (OSError, ValueError, KeyError, TypeError) as error:  # cut by a full disk, or of a version with other fields
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise UserError(
             f"{file}: not the plan of a study of this version ({reason}); run pretint study again"
@@ -243,7 +243,7 @@ class CellStore:
         """Return the failure of a cell; None if it did not fail, or was tried again since."""
         try:
             record = json.loads(self.file(cell, "failed").read_text(encoding="utf-8"))
-        except OSError:
+        except (OSError, ValueError):
             return None
         return Failure(record["code"], record["said"])
 

@@ -231,7 +231,7 @@ def _check(values: Any, path: Path) -> Any:
                 raise UserError(f"{path}: {part}: {name} is {entry!r}; it holds settings, one a line below it")
             where, wanted = f"{path}: {part}: {name}", entry.get("variants")
             if wanted is not None:
-                if not isinstance(wanted, list) or not all(isinstance(one, (str, int)) for one in wanted):
+                if not isinstance(wanted, list) or not all(isinstance(variant, (str, int)) for variant in wanted):
                     raise UserError(f"{where}: variants is {wanted!r}; it is a list of names")
                 if not wanted:
                     raise UserError(f"{where}: variants is empty; name some, or leave it out for all")

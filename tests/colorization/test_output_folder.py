@@ -110,7 +110,7 @@ def test_two_processes_into_one_folder(model: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_no_file_at_the_place_of_ours(model: Path, tmp_path: Path) -> None:
-    """A pipe is no result of ours; a link at the place of a half-written one would have its target written to."""
+    """A pipe would be waited for without end; a link would have its target written to."""
     photograph(40, 30).save(tmp_path / "a.jpg")
     out, victim = tmp_path / "out", tmp_path / "victim"
     out.mkdir()
@@ -122,6 +122,13 @@ def test_what_is_no_file_at_the_place_of_ours(model: Path, tmp_path: Path) -> No
     (out / "a.jpg").unlink()
     (out / ".a.jpg.part").symlink_to(victim)
     assert colorize(model, [tmp_path / "a.jpg"], settings).written and not (out / "a.jpg").is_symlink()
+    (out / "a.jpg").unlink()
+    (out / ".pretint-colorize.jsonl").unlink()
+    for make in (os.mkfifo, lambda path: path.symlink_to(victim)):
+        make(out / ".pretint-colorize.jsonl")
+        with pytest.raises(UserError, match=r"pretint-colorize\.jsonl: cannot be written"):
+            colorize(model, [tmp_path / "a.jpg"], settings)
+        (out / ".pretint-colorize.jsonl").unlink()
     assert victim.read_text() == "mine"
 
 

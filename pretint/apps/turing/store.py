@@ -193,7 +193,7 @@ class Store:
         except BaseException as error:
             if connection is not None:
                 connection.close()
-            if not isinstance(error, sqlite3.Error):
+            if not isinstance(error, sqlite3.Error | TypeError | ValueError):
                 raise
             raise UserError(f"{file}: the study cannot be read ({error})") from error
 

@@ -43,7 +43,8 @@ class ScoredImages:
         gray_threshold: see ``is_gray``.
         seed: of the order.
         most: the number of images, from the start of the order; 0 takes all.
-        seen: the state of every image that was read, see ``is_state``; records are added.
+        seen: the state of every image that was read, its ``state`` ("kept", "gray", or why it
+            cannot be read) and its ``pixels``, a digest; records are added.
     """
 
     def __init__(

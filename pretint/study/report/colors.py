@@ -95,7 +95,7 @@ def colors(plan: StudyPlan, shelf: CellStore, folder: Path) -> tuple[ColorScores
         folder: folder of the study, where the scores are kept.
     """
     stored: dict[str, Any] = {}
-    if (folder / KEPT).is_file():
+    with contextlib.suppress(OSError, ValueError):  # not written yet, or cut where the folder was copied
         content = json.loads((folder / KEPT).read_text(encoding="utf-8"))
         stored = content["evaluations"] if content["format"] == _FORMAT else {}
     names = [name for name, entry in plan.evaluations.items() if entry.get("command") == "score"]

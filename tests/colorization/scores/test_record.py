@@ -1,4 +1,4 @@
-"""Records of scores: a job that was stopped goes on, what is scored is not scored again, and edits are found."""
+"""Records of scores: a job that was stopped resumes, and no image is scored twice."""
 
 import json
 import signal

@@ -202,7 +202,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[list[tuple[Tensor, Tensor]]]:
     trainings: list[list[tuple[Tensor, Tensor]]] = []
     real = ProbeSweep.run
 
-    def watched(contest: ProbeSweep, feed: Iterator[Fed], after: Any) -> Any:
+    def watched(sweep: ProbeSweep, feed: Iterator[Fed], after: Any) -> Any:
         trainings.append([])
 
         def kept() -> Iterator[Fed]:
@@ -210,7 +210,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[list[tuple[Tensor, Tensor]]]:
                 trainings[-1].append((next(iter(features.values())), targets))
                 yield features, targets
 
-        return real(contest, kept(), after)
+        return real(sweep, kept(), after)
 
     monkeypatch.setattr(ProbeSweep, "run", watched)
     return trainings

@@ -1,4 +1,4 @@
-"""Who wins, who is dropped, and that a contest goes on from its state to the bit."""
+"""Who wins, who is dropped, and that a sweep goes on from its state to the bit."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -38,29 +38,29 @@ class Data:
             chosen = positions(step, 32, 500, lambda epoch: np.random.default_rng(epoch).permutation(500))
             yield {cell: one[chosen] for cell, one in self.features.items()}, self.targets[chosen]
 
-    def contest(self, protocol: LinearProtocol = PROTOCOL) -> ProbeSweep:
+    def sweep(self, protocol: LinearProtocol = PROTOCOL) -> ProbeSweep:
         several = self.targets.ndim == 2
         heads = {cell: Heads(DIMS, CLASSES, grid(protocol, 32), multilabel=several) for cell in CELLS}
         held = self.targets[500:]
         return ProbeSweep(heads, protocol, STEPS, lambda cell: iter(self.features[cell][500:].split(33)), held)
 
     def run(self, protocol: LinearProtocol = PROTOCOL) -> list[BestHead]:
-        return self.contest(protocol).run(self.fed(0), lambda: None)
+        return self.sweep(protocol).run(self.fed(0), lambda: None)
 
 
 @pytest.mark.parametrize("several", [False, True])
 def test_the_winner_is_the_best_on_held_out_images_of_all_that_a_stage_has(several: bool) -> None:
     data = Data(several)
     protocol = replace(PROTOCOL, rungs=())
-    contest = data.contest(protocol)
-    winners = contest.run(data.fed(0), lambda: None)
+    sweep = data.sweep(protocol)
+    winners = sweep.run(data.fed(0), lambda: None)
     assert [winner.cell.stage for winner in winners] == ["conv1", "conv2"]
     for winner in winners:
         every = {
             (cell, *heads.settings[head]): score(
                 heads.classifier(head).scores(data.features[cell][500:]), data.targets[500:]
             )
-            for cell, heads in contest.heads.items()
+            for cell, heads in sweep.heads.items()
             if cell.stage == winner.cell.stage
             for head in range(len(heads))
         }
@@ -73,16 +73,16 @@ def test_the_winner_is_the_best_on_held_out_images_of_all_that_a_stage_has(sever
 def test_the_worse_half_of_a_stage_goes_at_every_rung() -> None:
     data = Data()
     protocol = replace(PROTOCOL, rungs=(0.25, 0.5))
-    contest = data.contest(protocol)
+    sweep = data.sweep(protocol)
     left: list[dict[str, int]] = []
 
     def count() -> None:
-        names = {cell.stage for cell in contest.heads}
+        names = {cell.stage for cell in sweep.heads}
         left.append(
-            {name: sum(len(heads) for cell, heads in contest.heads.items() if cell.stage == name) for name in names}
+            {name: sum(len(heads) for cell, heads in sweep.heads.items() if cell.stage == name) for name in names}
         )
 
-    contest.run(data.fed(0), count)
+    sweep.run(data.fed(0), count)
     assert [left[step] for step in (0, 11, 12, 23, 24, 47)] == [
         {"conv1": one, "conv2": other} for one, other in ((16, 8), (16, 8), (8, 4), (8, 4), (4, 2), (4, 2))
     ]
@@ -99,7 +99,7 @@ def test_dropping_the_worse_does_not_change_what_the_winner_has_learned() -> Non
 @pytest.mark.parametrize("stop", [1, 6, 7, 30])
 def test_goes_on_from_a_state_to_the_bit(stop: int) -> None:
     data = Data()
-    whole, cut = data.run(), data.contest()
+    whole, cut = data.run(), data.sweep()
 
     class Killed(Exception):
         pass
@@ -110,7 +110,7 @@ def test_goes_on_from_a_state_to_the_bit(stop: int) -> None:
 
     with pytest.raises(Killed):
         cut.run(data.fed(0), kill)
-    again = data.contest()
+    again = data.sweep()
     again.load(cut.state())
     for one, other in zip(again.run(data.fed(stop), lambda: None), whole, strict=True):
         assert one[:3] == other[:3]
@@ -120,10 +120,10 @@ def test_goes_on_from_a_state_to_the_bit(stop: int) -> None:
 def test_without_held_out_images_there_is_nothing_to_choose() -> None:
     data = Data()
     protocol = replace(PROTOCOL, rates=(0.01,), weight_decays=(0.0,), rungs=())
-    contest = data.contest(protocol)
-    contest.heads.pop(CELLS[0])
-    contest.held_targets = contest.held_targets[:0]
-    winners = contest.run(data.fed(0), lambda: None)
+    sweep = data.sweep(protocol)
+    sweep.heads.pop(CELLS[0])
+    sweep.held_targets = sweep.held_targets[:0]
+    winners = sweep.run(data.fed(0), lambda: None)
     assert [winner.holdout for winner in winners] == [None, None]
 
 
