@@ -81,7 +81,8 @@ def pretrain_jobs() -> Iterator[Job]:
         "hints": ("laptop_hints", imagenette),
         "paper_alexnet": (
             "paper_alexnet",
-            f"{imagenette} --training.batch_size 2 --training.milestones [100,150] --objective.prior_pictures 200",
+            f"{imagenette} --training.batch_size 2 --training.milestones [100,150] --data.holdout 16 "
+            "--objective.prior_pictures 200",
         ),
     }
     for name, (recipe, words) in recipes.items():
