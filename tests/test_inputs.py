@@ -70,6 +70,7 @@ def test_pretrain_and_plan_need_a_source(
     assert sorted(tmp_path.iterdir()) == [recipe]
 
 
+@pytest.mark.slow
 def test_a_run_that_exists_goes_on_with_its_own_source(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

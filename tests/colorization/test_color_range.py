@@ -20,7 +20,7 @@ from pretint.colorization import ColorizeSettings, colorize, score
 from pretint.colorization.networks import ColorRange, NetworkColorist
 from pretint.colorization.scores.job import ScoreSettings
 
-UNTRAINED = "no training step was done (step 0)"
+UNTRAINED = "the network is untrained (step 0)"
 UNIFORM = "the same color"
 
 

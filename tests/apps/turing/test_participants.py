@@ -89,6 +89,7 @@ def test_a_whole_participation_by_keyboard_alone(browser: "Browser", make_study:
         assert shown.longest_frame_ms and shown.longest_frame_ms <= shown.shown_ms
 
 
+@pytest.mark.slow
 def test_the_pair_is_on_the_screen_and_then_it_is_gone(browser: "Browser", make_study: MakeStudy, serve: Serve) -> None:
     store = make_study(seconds=1.5)
     address = serve(store)
@@ -108,6 +109,7 @@ def test_the_pair_is_on_the_screen_and_then_it_is_gone(browser: "Browser", make_
     ]
 
 
+@pytest.mark.slow
 def test_a_reload_while_a_pair_is_shown_asks_and_shows_nothing(
     browser: "Browser", make_study: MakeStudy, serve: Serve
 ) -> None:
@@ -130,6 +132,7 @@ def test_a_reload_while_a_pair_is_shown_asks_and_shows_nothing(
     assert row.shown.shown_ms is None and not row.on_time and row.shown.response_ms is not None
 
 
+@pytest.mark.slow
 def test_a_closed_tab_loses_nothing(browser: "Browser", make_study: MakeStudy, serve: Serve) -> None:
     store = make_study()
     address = serve(store)
@@ -150,6 +153,7 @@ def test_a_closed_tab_loses_nothing(browser: "Browser", make_study: MakeStudy, s
     assert len(store.rows()) == 2
 
 
+@pytest.mark.slow
 def test_a_connection_that_breaks_loses_no_answer(browser: "Browser", make_study: MakeStudy, serve: Serve) -> None:
     store = make_study()
     address = serve(store)
@@ -167,6 +171,7 @@ def test_a_connection_that_breaks_loses_no_answer(browser: "Browser", make_study
     assert [row.chose_first for row in store.rows()] == [False]
 
 
+@pytest.mark.slow
 def test_two_participants_at_once(browser: "Browser", make_study: MakeStudy, serve: Serve) -> None:
     store = make_study()
     address = serve(store)
@@ -195,6 +200,7 @@ def test_two_participants_at_once(browser: "Browser", make_study: MakeStudy, ser
         assert [(row.pair, row.fake_first) for row in mine] == draw_trials(0, number, len(store.names), 5)
 
 
+@pytest.mark.slow
 def test_the_same_participant_in_two_tabs(browser: "Browser", make_study: MakeStudy, serve: Serve) -> None:
     """Which was slower shows nothing again, and follows."""
     store = make_study()
@@ -214,6 +220,7 @@ def test_the_same_participant_in_two_tabs(browser: "Browser", make_study: MakeSt
     assert [row.number for row in store.rows()] == [0, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dark", [False, True])
 def test_on_a_phone_the_pair_is_stacked_at_its_full_size_and_tapped(
     browser: "Browser", make_study: MakeStudy, serve: Serve, dark: bool
@@ -238,6 +245,7 @@ def test_on_a_phone_the_pair_is_stacked_at_its_full_size_and_tapped(
     assert not row.chose_first and row.shown.layout == "stacked" and row.shown.pixel_ratio == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "height"), [(1200, 900), (1200, 600), (375, 667)])
 def test_a_second_click_answers_nothing(
     browser: "Browser", make_study: MakeStudy, serve: Serve, width: int, height: int
@@ -260,6 +268,7 @@ def test_a_second_click_answers_nothing(
     assert [row.chose_first for row in store.rows()] == [True, False]
 
 
+@pytest.mark.slow
 def test_no_image_is_marked_until_the_mouse_moves(browser: "Browser", make_study: MakeStudy, serve: Serve) -> None:
     store = make_study(practice=0)
     address = serve(store)

@@ -146,6 +146,7 @@ def test_an_answer_that_is_not_read_is_not_kept(large_site: Site, monkeypatch: p
         assert count_bytes(connection) < 20_000_000
 
 
+@pytest.mark.slow
 def test_an_answer_that_is_read_slowly_comes_whole(large_site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes 5 seconds or more, longer than one may pause."""
     monkeypatch.setattr(server, "_PATIENCE", 3.0)

@@ -119,6 +119,7 @@ def send_slowly(site: Site, chunks: int) -> bytes:
         return connection.recv(12)
 
 
+@pytest.mark.slow
 def test_a_steady_body_has_time_for_all_of_it(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes 4 seconds or more, longer than one may pause; each byte gives it another second."""
     monkeypatch.setattr("pretint.apps.web.security._PATIENCE", 3.0)

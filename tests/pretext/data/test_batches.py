@@ -154,6 +154,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", one_fast("forkserver", ["forkserver", "spawn"]))
 def test_the_first_worker_ever_started_does_not_see_them_either(start: str, tmp_path: Path) -> None:
     script = tmp_path / "sees.py"

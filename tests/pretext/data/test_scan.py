@@ -237,6 +237,7 @@ def test_without_a_cache(tmp_path: Path, cache: Path, eager: None, monkeypatch: 
     assert len(Folder(root)) == 5
 
 
+@pytest.mark.slow
 def test_two_processes_at_once(tree: Path, cache: Path, listed: Counted, launcher: Launcher) -> None:
     code = "import sys; from pretext.data.folder import Folder; print(Folder(sys.argv[1]).digest())"
     processes = [launcher.start(tree, code=code) for _ in range(3)]

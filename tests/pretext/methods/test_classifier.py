@@ -152,7 +152,7 @@ def test_a_checkpoint_gives_the_backbone_and_no_colors(run: Path, tmp_path: Path
     for name, value in pretrained.colorizer.backbone.state_dict().items():
         assert torch.equal(value, state["average"][f"backbone.{name}"])
     Image.new("RGB", (40, 30)).save(tmp_path / "image.png")
-    with pytest.raises(UserError, match="these weights have no color head; they can be probed"):
+    with pytest.raises(UserError, match="these weights have no color head; they can be evaluated"):
         colorize(run, [tmp_path / "image.png"], ColorizeSettings(out=tmp_path / "out"))
 
 

@@ -400,6 +400,7 @@ def test_what_stands_before_all_names_is_taken_off(
     close(backbone(lightness), direct(lightness))
 
 
+@pytest.mark.slow
 def test_one_of_several_networks_is_named(files: Files, lightness: Tensor, tmp_path: Path) -> None:
     weights = files["eccv16"][1]
     other = {name: value if name == "model_out.weight" else value * 0.5 for name, value in weights.items()}
