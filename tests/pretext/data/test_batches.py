@@ -13,7 +13,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from memory_dataset import SMALL, Array, MemoryDataset, SignalMasks, make_noise, make_shades
-from tiers import one_fast
 
 from pretext.data import Bundled, Folder, ImageDataset, Shards
 from pretext.data.batches import (
@@ -155,7 +154,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("start", one_fast("forkserver", ["forkserver", "spawn"]))
+@pytest.mark.parametrize("start", ["forkserver", "spawn"])
 def test_the_first_worker_ever_started_does_not_see_them_either(start: str, tmp_path: Path) -> None:
     script = tmp_path / "sees.py"
     script.write_text(SEES)
