@@ -44,7 +44,7 @@ voc: $(INSTALLED)
 	    --train "voc:2012:train:$(VOC)" --test "voc:2012:val:$(VOC)"
 
 # One process per core and one thread in each. The tests of one file run in one process, because they share fixtures.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses logical --maxprocesses 8 --dist loadfile
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 test: $(INSTALLED)
 	$(PYTEST) -m "not slow"

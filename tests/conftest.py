@@ -38,6 +38,14 @@ class FileScheduling(LoadScopeScheduling):
         return "slurm" if "/slurm/" in file else file
 
 
+LONGEST = ("tests/slurm/", "tests/study/test_interrupted", "tests/transfer/test_many_classes")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take minutes (--no-loadscope-reorder): no process waits for one of them at the end."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
+
+
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FileScheduling:
     return FileScheduling(config, log)
 

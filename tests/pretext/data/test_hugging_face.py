@@ -179,7 +179,7 @@ except UserError as error:
     done = launcher.run(code=code, env=own)
     (line,) = done.stdout.decode().splitlines()
     assert line.startswith("hf:nobody/nothing:train: the hub cannot be reached (")
-    assert "a local one would do instead: hf:FOLDER:SPLIT" in line and "hf:FILE.parquet:SPLIT" in line
+    assert "or give a local dataset: hf:FOLDER:SPLIT" in line and "hf:FILE.parquet:SPLIT" in line
 
 
 @pytest.mark.parametrize(
