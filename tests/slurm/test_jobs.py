@@ -222,18 +222,29 @@ def test_jobs_are_cancelled_and_stay_so(capsys: pytest.CaptureFixture[str]) -> N
 
 def test_a_job_that_makes_no_step_gives_up(folder: Path) -> None:
     words = ["pretrain", "runs/x", *SETTINGS, "--training.steps", "100000", "--machine.workers", "0"]
-    # It stands still, as if its pictures were on a disk that is gone.
-    still = ["import os, signal, sys", "if 'pretrain' in sys.argv: os.kill(os.getpid(), signal.SIGSTOP)"]
+    # It stands still, as if its pictures were on a disk that is gone; also when Slurm wakes it to end it.
+    still = [
+        "import os, signal, sys",
+        "while 'pretrain' in sys.argv:",
+        "    os.kill(os.getpid(), signal.SIGSTOP)",
+    ]
     (folder / "hook").mkdir()
     (folder / "hook" / "sitecustomize.py").write_text("\n".join(still))
     assert send(*words, patience=1, environment={"PYTHONPATH": str(folder / "hook")}) == 0
     sent = state("pretrain-x").sent
-    for restart in range(2):
-        until(lambda restart=restart: len(starts(sent)) > restart and stopped(sent), "started")  # type: ignore[misc]
-        subprocess.run(["scontrol", "requeue", sent.id], check=True, timeout=30)
-    until(lambda: not state("pretrain-x").live, "gave up")
-    found = state("pretrain-x")
-    assert found.word == "failed" and "gave up: 1 restarts in a row made no step" in found.why
+    requeues = 0
+
+    def gave_up() -> bool:
+        nonlocal requeues
+        if len(starts(sent)) > requeues and stopped(sent):  # each start that stands still, however many there are
+            subprocess.run(["scontrol", "requeue", sent.id], check=True, timeout=30)
+            requeues += 1
+        return not state("pretrain-x").live
+
+    until(gave_up, "gave up")
+    last = state("pretrain-x")
+    assert last.word == "failed" and "gave up: 1 restarts in a row made no step" in last.why
+    assert requeues == 2 and len(starts(sent)) == 3
 
 
 def starts(sent: Sent) -> list[Record]:
