@@ -75,7 +75,13 @@ def run(site: Path, tmp_path: Path) -> Run:
 
     def call(program: str, *words: object) -> str:
         command = [site.parents[2] / "bin" / program, *map(str, words)]
-        done = subprocess.run(command, cwd=tmp_path, env=_clean(), capture_output=True, text=True)
+        done = subprocess.run(
+            command,
+            cwd=tmp_path,
+            env={**_clean(), "PRETINT_CACHE": str(tmp_path / "cache")},
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
