@@ -124,7 +124,7 @@ def _orientation(image: Image.Image) -> int:
     try:
         # Not ImageOps.exif_transpose: it also writes the whole block anew, which fails for odd tags.
         return cast("int", image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:
+    except Exception:  # a damaged block makes Pillow raise nearly anything; the pixels may still be whole
         return 1
 
 

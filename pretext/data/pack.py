@@ -311,7 +311,8 @@ def _next_shard(folder: Path, manifest: Manifest, members: Iterator[_Member], li
         file.write(bytes(2 * tarfile.BLOCKSIZE))
         file.write(bytes(-file.tell() % _RECORD))
     write_index_beside(path, builder.index())
-    digest = _sha256(path)
+    with path.open("rb") as packed:
+        digest = hashlib.file_digest(packed, "sha256").hexdigest()
     done = len(builder.keys)
     stop = manifest.stop + done + len(skipped)
     manifest.shards.append(
@@ -327,11 +328,6 @@ def _skip_unreadable(members: Iterator[_Member], skipped: list[tuple[str, str]])
             yield member
         else:
             skipped.append((member.key, member.result.reason))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _finish(folder: Path, manifest: Manifest, classes: list[str] | None) -> None:
