@@ -9,7 +9,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binomtest, t
 
 MetricName = Literal["top-1", "mAP", "AP", "mIoU"]
 Floats = NDArray[np.float64]
@@ -135,6 +134,8 @@ def mcnemar(correct: ArrayLike, other: ArrayLike) -> float:
     It is a sign test on the images on which only one network is right: under the hypothesis, either one is right with
     probability one half.
     """
+    from scipy.stats import binomtest  # not at the top: the import takes a second
+
     first, second = np.asarray(correct, dtype=bool), np.asarray(other, dtype=bool)
     only, only_other = int((first & ~second).sum()), int((second & ~first).sum())
     return float(binomtest(only, only + only_other).pvalue) if only + only_other else 1.0
@@ -194,6 +195,8 @@ def welch(first: Sequence[float], second: Sequence[float]) -> Estimate | None:
     Returns:
         None with fewer than two seeds on a side, or no spread on both.
     """
+    from scipy.stats import t  # see ``mcnemar``
+
     if min(len(first), len(second)) < 2:
         return None
     shares = [float(np.var(side, ddof=1)) / len(side) for side in (first, second)]

@@ -31,21 +31,19 @@ def test_every_interrupt_with_every_kind_of_worker(
     cluster: VirtualCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    watched = []
-    for start in ("fork", "spawn", "forkserver"):
-        workers = ["--machine.workers", "4", "--machine.worker_start", start]
-        short = ["--name", f"limit-{start}", "pretrain", f"runs/limit-{start}", *SETTINGS, *STEPS, *workers]
-        assert send(*short, minutes=2, grace=10) == 0
-        watched.append(InterruptedJob(f"limit-{start}", f"runs/limit-{start}", [is_out_of_time]))
+    # The limit reaches a job as USR2 does; one kind of worker is enough for it.
+    short = ["--name", "limit", "pretrain", "runs/limit", *SETTINGS, *STEPS, "--machine.workers", "2"]
+    assert send(*short, "--machine.worker_start", "spawn", minutes=2, grace=10) == 0
+    watched = [InterruptedJob("limit", "runs/limit", [is_out_of_time])]
     entries = []
     for start in ("fork", "spawn", "forkserver"):
-        workers = ["--machine.workers", "4", "--machine.worker_start", start]
+        workers = ["--machine.workers", "2", "--machine.worker_start", start]
         command = shlex.join(["pretrain", f"runs/{start}", *SETTINGS, *STEPS, *workers])
         entries.append({"name": start, "command": command})
         watched.append(InterruptedJob(start, f"runs/{start}", [send_signal("USR2"), send_signal("TERM"), requeue]))
     Path("jobs.yaml").write_text(json.dumps(entries))
     assert send("--jobs", "jobs.yaml") == 0
-    assert {one.sent.id.partition("_")[2] for one in watched[3:]} == {"0", "1", "2"}, "they are one array"
+    assert {one.sent.id.partition("_")[2] for one in watched[1:]} == {"0", "1", "2"}, "they are one array"
     assert send("--name", "alone", "pretrain", "runs/alone", *SETTINGS, *STEPS) == 0
     counts = {one.name: len(one.left) for one in watched}
     wait_for(lambda: sum(one.look() for one in watched) == len(watched), "interrupts", 600)
@@ -56,7 +54,7 @@ def test_every_interrupt_with_every_kind_of_worker(
         assert read_losses(one.run) == alone, f"{one.name}\n{describe_jobs()}"
         noted = attempts(Path(one.sent.folder))
         # On a machine that has other things to do the rest may take longer than the limit once more.
-        expected = sum(record.get("how") == "requeued" for record in noted) if "limit" in one.name else counts[one.name]
+        expected = sum(record.get("how") == "requeued" for record in noted) if one.name == "limit" else counts[one.name]
         assert count_restarts(one.sent) == expected >= counts[one.name], f"{one.name}: not once for each interrupt"
         starts = [record for record in noted if record["kind"] == "start"]
         assert len(starts) == expected + 1

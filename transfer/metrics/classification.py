@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
-from scipy.stats import rankdata
 
 from transfer.bootstrap import (
     SWAPS,
@@ -236,6 +235,8 @@ def _area(gained: NDArray[Any], seen: NDArray[Any]) -> NDArray[Any]:
 
 def _ranks(scores: NDArray[Any], truth: NDArray[Any]) -> Floats:
     """Return the ranks of counted images within each class; those of other images are never read."""
+    from scipy.stats import rankdata  # not at the top: the import takes a second
+
     return np.column_stack(
         [
             rankdata(np.where(known >= 0, column, -np.inf), method="average") - (known < 0).sum()
