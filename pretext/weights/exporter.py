@@ -30,7 +30,7 @@ from pretext.files import write_atomically
 from pretext.methods.colorizer import Colorizer
 from pretext.pretrained import BACKBONE, CLASS_BRANCH, load_pretrained
 from pretext.weights.inputs import InputKind
-from pretext.weights.plain_modules import Images, relative_difference, write_plain
+from pretext.weights.plain_modules import Images, largest_difference, write_plain
 
 TOLERANCE = 1e-4
 _LIMIT = 2**31  # bytes of a protobuf message
@@ -229,7 +229,7 @@ def write_onnx(
             session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
             outputs = [(graph(images), session.run(None, {way: images.numpy()})) for images in others]
             pairs = [pair for both in outputs for pair in zip(*both, strict=True)]
-            worst = max([0.0, *(relative_difference(torch.from_numpy(theirs), ours) for ours, theirs in pairs)])
+            worst = largest_difference((torch.from_numpy(theirs), ours) for ours, theirs in pairs)
         except UserError:
             raise
         except Exception as error:  # translation and run fail in as many ways as there are operators

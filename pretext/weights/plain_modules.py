@@ -1,10 +1,11 @@
 """A timm backbone's weights as those of the plain timm or torchvision module, compared before they are written."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import timm
 import torch
 import torchvision
@@ -67,7 +68,7 @@ def write_plain(
     photographs = images(_COMPARED, size)
     features = backbone(rgb_to_lightness(photographs))
     plain_features = _stages(plain, backbone, (rgb_to_lightness(photographs) - mean) / std)
-    worst = max(relative_difference(plain_features[name], features[name]) for name in plain_features)
+    worst = largest_difference((plain_features[name], features[name]) for name in plain_features)
     if not worst <= TOLERANCE:
         raise UserError(
             f"{library}'s plain {backbone.name} computes other features than the backbone (relative difference "
@@ -205,8 +206,13 @@ def _stages(plain: nn.Module, backbone: TimmBackbone, batch: Tensor) -> dict[str
     return dict(zip(names, maps, strict=True))
 
 
+def largest_difference(pairs: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """Return the largest ``relative_difference`` of pairs of features and reference; NaN if any is NaN."""
+    return float(np.max([relative_difference(features, reference) for features, reference in pairs]))
+
+
 def relative_difference(features: Tensor, reference: Tensor) -> float:
-    """Return the largest difference, relative to the reference's largest value."""
+    """Return the largest difference, relative to the reference's largest value; NaN if either contains NaN."""
     if features.shape != reference.shape:
         return float("inf")
     return float((features - reference).abs().max() / reference.abs().max().clamp_min(1e-12))

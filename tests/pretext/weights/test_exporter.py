@@ -31,6 +31,7 @@ from pretext.recipe import PretrainSettings, build_colorizer
 from pretext.settings import to_plain
 from pretext.weights.exporter import ExportSettings, export
 from pretext.weights.inputs import FromRgb, affine_lightness
+from pretext.weights.plain_modules import TOLERANCE, largest_difference
 
 PRIOR = torch.arange(1, 314, dtype=torch.float64) / (313 * 157)
 Checkpoint = Callable[..., Path]
@@ -195,6 +196,14 @@ def test_the_affine_lightness_is_near_on_real_images(shared_data: Path) -> None:
     assert abs((near - true).mean()) < 0.6
     slopes = affine_lightness().rgb
     assert slopes[1] > slopes[0] > slopes[2] > 0
+
+
+def test_nan_in_either_output_fails_the_comparison() -> None:
+    good, bad = torch.ones(3), torch.tensor([1.0, torch.nan, 1.0])
+    assert largest_difference([(good, good), (2 * good, good)]) == 1
+    for pair in ((bad, good), (good, bad), (bad, bad)):
+        for pairs in ([pair, (good, good)], [(good, good), pair]):
+            assert not largest_difference(pairs) <= TOLERANCE
 
 
 @torch.no_grad()
