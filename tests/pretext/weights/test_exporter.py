@@ -249,14 +249,14 @@ def test_an_onnx_graph_from_rgb_to_ab(checkpoint: Checkpoint, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("name", "words", "message"),
     [
-        ("tiny", {"format": "timm"}, "backbone tiny is no model of timm"),
-        ("tiny", {"format": "torchvision"}, "backbone tiny is no model of timm"),
+        ("tiny", {"format": "timm"}, "backbone tiny is not a timm"),
+        ("tiny", {"format": "torchvision"}, "backbone tiny is not a timm"),
         ("test_convnext", {"format": "torchvision"}, "torchvision has no ResNet called test_convnext"),
-        ("resnet18", {"format": "timm", "input": "rgb"}, "input rgb is not for the format timm"),
+        ("resnet18", {"format": "timm", "input": "rgb"}, "format timm has no input rgb"),
         ("resnet18", {"format": "onnx", "input": "folded"}, "rgb, which is exact"),
         ("resnet18", {"input": "rgb"}, "pretext.FromRgb"),
         ("resnet18", {"format": "timm", "part": "colorizer"}, "no color head"),
-        ("test_nfnet", {"format": "timm", "input": "folded"}, "no plain convolution"),
+        ("test_nfnet", {"format": "timm", "input": "folded"}, "needs a plain convolution"),
         ("tiny", {"size": -1}, "size is -1"),
     ],
 )
@@ -275,7 +275,7 @@ def test_places_that_cannot_be_written(checkpoint: Checkpoint, tmp_path: Path) -
     (tmp_path / "x.safetensors").write_text("mine")
     for file, message in (
         (tmp_path / "x.safetensors", "exists; remove it"),
-        (tmp_path / "x.pt", "must end in .safetensors, or give another format"),
+        (tmp_path / "x.pt", "must end in .safetensors; change the name or the format"),
         (tmp_path / "x.safetensors" / "y.safetensors", "cannot write"),
     ):
         with pytest.raises(UserError, match=message):
