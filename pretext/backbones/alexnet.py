@@ -1,6 +1,6 @@
-"""AlexNet as the paper pretrains and tests it, with one input channel.
+"""The paper's AlexNet for pretraining and for tests, with one input channel.
 
-Layer facts: released ``colorization/train_alexnet/train_val.prototxt`` (geometry "pretrain") and
+The layers are those of the released ``colorization/train_alexnet/train_val.prototxt`` (geometry "pretrain") and
 ``feature_learning_tests/linear/train_val.prototxt`` (geometry "test").
 """
 
@@ -13,7 +13,7 @@ from pretext.errors import UserError
 
 
 class Geometry(NamedTuple):
-    """What differs between the net that is pretrained and the net that is tested: no weight does."""
+    """The differences between the nets for pretraining and for tests; their weights have the same names and shapes."""
 
     conv1_padding: int
     pool_padding: int
@@ -21,9 +21,9 @@ class Geometry(NamedTuple):
     fc6_dilation: int
     fc6_padding: int
     smallest: int
-    """Least height and width, in pixels, that gives every stage a value."""
+    """The smallest height and width at which every stage has a value, in pixels."""
     smallest_convolutional: int
-    """The same where pool5 is the last stage."""
+    """The same if pool5 is the last stage."""
 
 
 GEOMETRIES = {
@@ -45,20 +45,21 @@ class AlexNet(Backbone):
     - "pretrain": 180 pixels give 45 (conv1), 23 (conv2) and 12 (conv3 to fc7, fc6 dilated by 2);
     - "test": 227 pixels give 55, 27, 13 (conv3 to conv5), 6 (pool5) and 1 (fc6, fc7).
 
-    In "test", pool5 to fc7 are twice as coarse and fc6 sees only whole 6 x 6 windows. As in the released net, batch
-    norm has no scale and no shift by default, there is no local response normalization, and dropout only where it is
-    asked for. The net subtracts 50 from L.
+    In "test", pool5 to fc7 have twice the stride, and fc6 sees only whole 6 x 6 windows. As in the released net, there
+    is no local response normalization and, by default, no scale and shift in batch norm and no dropout. The net
+    subtracts 50 from L.
 
     Args:
         geometry: "pretrain" or "test".
-        batch_norm: False leaves batch norm out, for weights that have absorbed it; the names in the
-            state dict stay.
+        batch_norm: False leaves batch norm out, for weights that it was folded into; the other names in the state
+            dict stay the same.
         affine: scale and shift in batch norm, as in VISSL's port.
         fully_connected: False ends the net at pool5, as VISSL's port does.
-        dropout: after fc6 and fc7, the share of units that is dropped in training: 0.5 where the net is fine-tuned.
+        dropout: the share of units dropped after fc6 and fc7 in training; 0.5 for fine-tuning.
 
     Raises:
-        UserError: an unknown geometry; in "test", an input under 227 pixels (67 if it ends at pool5).
+        UserError: the geometry is unknown, or dropout is out of its range; in ``forward`` with "test": the input is
+            smaller than 227 pixels (67 if the net ends at pool5).
     """
 
     stages: tuple[Stage, ...] = (
@@ -84,7 +85,7 @@ class AlexNet(Backbone):
         if geometry not in tuple(GEOMETRIES):
             raise UserError(f"AlexNet has no geometry {geometry!r}: use one of {', '.join(GEOMETRIES)}")
         if not 0 <= dropout < 1:
-            raise UserError(f"AlexNet's dropout is {dropout}: a share in [0, 1)")
+            raise UserError(f"AlexNet's dropout is {dropout}: it must lie in [0, 1)")
         shape = GEOMETRIES[geometry]
         self.smallest = shape.smallest if fully_connected else shape.smallest_convolutional
         if not fully_connected:
@@ -104,7 +105,7 @@ class AlexNet(Backbone):
             dilation: int = 1,
             groups: int = 1,
         ) -> nn.Sequential:
-            # The bias is redundant under batch norm; the release has it, and absorbing the norm fills it.
+            # Batch norm makes the bias redundant, but the release has it, and folding batch norm needs it.
             conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, groups)
             norm = [nn.BatchNorm2d(outputs, affine=affine)] if batch_norm else []
             return nn.Sequential(conv, *norm, nn.ReLU(inplace=True))
@@ -112,7 +113,7 @@ class AlexNet(Backbone):
         def pool(stride: int) -> nn.MaxPool2d:
             return nn.MaxPool2d(3, stride, shape.pool_padding)
 
-        # The forward pass is the order of these lines.
+        # The forward pass runs the layers in the order of these lines.
         self.conv1 = convolution(1, 96, 11, stride=4, padding=shape.conv1_padding)
         self.pool1 = pool(2)
         self.conv2 = convolution(96, 256, 5, padding=2, groups=2)
@@ -129,7 +130,7 @@ class AlexNet(Backbone):
         self.drop7 = nn.Dropout(dropout)
 
     def fit_size(self, size: int) -> int:
-        """See ``Backbone.fit_size``: geometry "test" has a least one."""
+        """Return the size, or the smallest allowed size if it is larger; see ``Backbone.fit_size``."""
         return max(size, self.smallest)
 
     def forward(self, lightness: Tensor) -> dict[str, Tensor]:
@@ -144,5 +145,5 @@ class AlexNet(Backbone):
         features = {}
         for name, layer in self.named_children():
             x = layer(x)
-            features[name.replace("drop", "fc")] = x  # what is dropped is dropped for all who look
+            features[name.replace("drop", "fc")] = x  # the features of fc6 and fc7 are those after dropout
         return {stage.name: features[stage.name] for stage in self.stages}

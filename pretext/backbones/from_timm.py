@@ -1,4 +1,4 @@
-"""Any timm model by its name, with one input channel, or as it was published."""
+"""Backbones from timm: any model by its name, with one input channel, or with three as published."""
 
 import difflib
 from collections.abc import Iterable, Sequence
@@ -16,53 +16,53 @@ from pretext.color import lightness_to_gray
 from pretext.errors import UserError
 
 PUBLISHED = "published"
-"""Instead of a file of weights: the weights that timm publishes for the model."""
+"""The value of ``weights`` for those that timm publishes for the model."""
 
-# How timm's models of a fixed input size are told to take others: which of these one knows, if any, differs.
+# Arguments that let timm's models of a fixed input size take other sizes; a model knows one of these entries or none.
 ANY_SIZE: tuple[dict[str, bool], ...] = (
-    {"dynamic_img_size": True, "strict_img_size": False},  # older Swins ignore the first in silence
+    {"dynamic_img_size": True, "strict_img_size": False},  # older Swins silently ignore the first
     {"dynamic_img_size": True},
     {"strict_img_size": False},
     {},
 )
 
 
-_FURTHER = 512  # pixels between the two sizes whose features are compared
-_LARGEST = 1024
-_STRIDES: dict[str, tuple[int, ...]] = {}  # as measured, by model and arguments
+_SIZE_STEP = 512  # pixels between the two sizes whose features are compared
+_MAX_SIZE = 1024  # pixels
+_STRIDES: dict[str, tuple[int, ...]] = {}  # measured strides, by model and arguments
 
 
 class TimmBackbone(Backbone):
     """A timm model as a backbone: its feature stages, always (B, C, H, W), from L alone.
 
-    Stages are those of timm's ``features_only``, named by its modules with dots as underscores
-    (``layer4``, ``stages_3``, ``blocks_11``), so that a name can name a submodule downstream. For a
-    plain vision transformer those are its last three blocks unless ``out_indices`` says otherwise.
+    The stages are those of timm's ``features_only``. Their names are timm's module names with underscores for dots
+    (``layer4``, ``stages_3``, ``blocks_11``), so that submodules can have these names too. For a plain vision
+    transformer, they are the last three blocks unless ``out_indices`` says otherwise.
 
-    L / 100 is normalized as timm's configuration of the model says, with the mean and standard
-    deviation averaged over R, G and B: a gray image looks to the model about as it did in RGB. Both
-    numbers are kept in the state dict. With ``gray`` it looks exactly so.
+    L / 100 is normalized by the mean and standard deviation of timm's configuration of the model, averaged over R, G
+    and B. So the model's input for a gray image is almost the same as in RGB. The state dict contains both numbers.
+    With ``gray``, the input is exactly the same.
 
     Args:
         name: a timm model, with or without the tag of its weights: "resnet50", "resnet50.a1_in1k".
-        weights: a local file to start from, .safetensors or .pth, of the model's weights in any layout that timm
-            reads; it cannot run code. ``FILE#PART`` is one of several networks in it. Or "published", which fetches
-            timm's own from the hub, or its local cache. A first layer made for RGB is summed over its input channels,
-            unless ``gray``. Weights that only the whole model has, such as its classifier's, are left.
-        last_stride: of the last stage's first block, in place of the model's 2; 1 keeps the resolution of the
-            stage before, as Goyal et al. 2019 had it for ResNet-50 (VISSL: LAYER4_STRIDE 1). No weight
-            changes and nothing is dilated, as ``output_stride`` would. For ResNets and their like. 2 is the model's.
-        gray: turn L into the gray of sRGB that has it, and hand that on as R, G and B, each normalized by its own
-            mean and standard deviation: to the rounding of floats published weights see what they saw of a gray
-            image, at the border too. The first layer keeps its three channels.
-        arguments: handed to ``timm.create_model``: ``out_indices``, ``output_stride`` (of a VGG also: its last
-            pools then keep the resolution, and what follows is dilated), ``drop_path_rate``, ``img_size`` for a
-            model that takes one size only.
+        weights: a local .safetensors or .pth file with weights of the model, in any layout that timm reads; it cannot
+            run code. ``FILE#PART`` selects one of several networks in it. Or "published": timm's weights, from the hub
+            or its local cache. A first layer for RGB is summed over its input channels, unless ``gray``. Weights that
+            only the whole model has, such as the classifier's, are left out.
+        last_stride: stride of the last stage's first block, instead of the model's 2. 1 keeps the resolution of the
+            stage before, as in Goyal et al. 2019 for ResNet-50 (VISSL: LAYER4_STRIDE 1). It changes no weight and,
+            unlike ``output_stride``, does not dilate. For ResNets and similar models.
+        gray: convert L to the sRGB gray of this L, and use it as R, G and B, each normalized by its own mean and
+            standard deviation. Published weights then get the same input as for a gray image, up to float rounding,
+            also at the border. The first layer keeps its three channels.
+        arguments: passed to ``timm.create_model``: ``out_indices``, ``output_stride`` (also for a VGG: its last pools
+            then keep the resolution, and the layers after them are dilated), ``drop_path_rate``, ``img_size`` for a
+            model that takes only one size.
 
     Raises:
-        UserError: an unknown name, a model without feature stages, an argument that it does not take,
-            a file that does not hold its weights, a last stage without a stride to remove; in ``forward``,
-            an image size that it cannot take.
+        UserError: the name is unknown, the model has no feature stages, it does not take an argument, the file does
+            not hold its weights, or the last stage has no stride to remove; in ``forward``: the model cannot take
+            the image size.
     """
 
     channels = 1
@@ -92,17 +92,17 @@ class TimmBackbone(Backbone):
             tags = ", ".join(timm.list_pretrained(name.partition(".")[0] + ".*")) or "none"
             raise UserError(f"timm model {name}: no such tag of weights (there are: {tags})") from error
         self.name = name
-        dense = arguments.pop("output_stride", 32) if name.startswith("vgg") else 32
-        if dense not in (1, 2, 4, 8, 16, 32):
-            raise UserError(f"timm model {name}: output_stride is {dense!r}: take 1, 2, 4, 8, 16 or 32")
+        vgg_stride = arguments.pop("output_stride", 32) if name.startswith("vgg") else 32
+        if vgg_stride not in (1, 2, 4, 8, 16, 32):
+            raise UserError(f"timm model {name}: output_stride is {vgg_stride!r}: it must be 1, 2, 4, 8, 16 or 32")
         if last_stride not in (None, 1, 2):
-            raise UserError(f"timm model {name}: last_stride is {last_stride!r}: it can be 1, 2, or be left out")
-        self._arguments, self._dense, self._last_stride = arguments, dense, last_stride
+            raise UserError(f"timm model {name}: last_stride is {last_stride!r}: it must be 1 or 2")
+        self._arguments, self._vgg_stride, self._last_stride = arguments, vgg_stride, last_stride
         self._fixed_size: bool = published.fixed_input_size
         self.net, any_size = _create(name, self.channels, arguments, self._fixed_size)
         self._full_arguments = {key: value for key, value in (any_size | arguments).items() if key != "out_indices"}
         if str(weights) == PUBLISHED:
-            instead = "name a local file as backbone.weights, or leave it out: random weights"
+            instead = "set backbone.weights to a local file, or leave it out for random weights"
             stored = fetch_weights(name, f"backbone.weights published, {name}", instead)
             load_weights(self.net, name, stored, self._full_arguments, f"timm model {name}")
         elif weights is not None:
@@ -110,52 +110,52 @@ class TimmBackbone(Backbone):
 
         info: Any = self.net.feature_info
         if not info.channels():
-            raise UserError(f"timm model {name}: no stage is left; leave out_indices out, or name some")
+            raise UserError(f"timm model {name}: out_indices selects no stage; leave it out, or name some stages")
         names = [module.replace(".", "_") for module in info.module_name()]
-        if len(set(names)) < len(names):  # branches side by side, as in CrossViT
+        if len(set(names)) < len(names):  # parallel branches, as in CrossViT
             names = [f"{stage}_{position}" for position, stage in enumerate(names)]
         self.channels_last = str(getattr(self.net, "output_fmt", "NCHW")).endswith("NHWC")
         size = arguments.get("img_size", published.input_size[-2:])
-        own_size = (size, size) if isinstance(size, int) else tuple(size)
-        self.own_size = int(own_size[0])
-        self.only_size = own_size if self._fixed_size and not any_size else None
+        sides = (size, size) if isinstance(size, int) else tuple(size)
+        self.own_size = int(sides[0])
+        self.only_size = sides if self._fixed_size and not any_size else None
         strides = self._measure_strides(None)
-        if dense < 32:
-            keep_stride(self.net, dense)
+        if vgg_stride < 32:
+            keep_stride(self.net, vgg_stride)
         if last_stride == 1:
-            halved = _remove_last_stride(self.net)
-            kept_strides = (*strides[:-1], strides[-1] // 2)
-            if not halved or self._measure_strides(last_stride) != kept_strides:
+            is_removed = _remove_last_stride(self.net)
+            new_strides = (*strides[:-1], strides[-1] // 2)
+            if not is_removed or self._measure_strides(last_stride) != new_strides:
                 raise UserError(
                     f"timm model {name}: no stride can be removed from its last stage, {names[-1]}: leave out "
                     "last_stride"
                 )
-            strides = kept_strides
+            strides = new_strides
         self.stages = tuple(map(Stage, names, info.channels(), strides))
         # Patches and windows must tile the image.
         tiling = [stride for stride in strides if self.own_size % stride == 0] if self._fixed_size else []
         self._multiple: int = max(tiling, default=1)
-        self._keep_normalization(published.mean, published.std)
+        self._register_normalization(published.mean, published.std)
 
     def _make_meta_net(self, last_stride: int | None) -> nn.Module:
-        """Return the net on the device meta, to try sizes on; no random number is drawn."""
+        """Return the net on the meta device, to test sizes; this draws no random numbers."""
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
             net, _ = _create(self.name, self.channels, self._arguments, self._fixed_size)
-        if self._dense < 32:
-            keep_stride(net, self._dense)
+        if self._vgg_stride < 32:
+            keep_stride(net, self._vgg_stride)
         if last_stride == 1:
             _remove_last_stride(net)
         return net
 
     def _measure_strides(self, last_stride: int | None) -> tuple[int, ...]:
-        """Return the true stride of every stage, measured once for these arguments; () if its parts no longer fit."""
-        key = f"{self.name} {self.channels} {sorted(self._arguments.items())} {self._dense} {last_stride}"
+        """Return the measured strides of the stages, cached; () if ``last_stride`` 1 makes the net fail."""
+        key = f"{self.name} {self.channels} {sorted(self._arguments.items())} {self._vgg_stride} {last_stride}"
         if key not in _STRIDES:
             net, declared = self._make_meta_net(last_stride).eval(), self.net.feature_info.reduction()  # type: ignore[operator, union-attr]
             try:
                 _STRIDES[key] = measure_strides(net, self.channels, declared, self.own_size, self.channels_last)
-            except Exception as error:  # as of ``_create``
-                if last_stride == 1:  # branches that no longer fit each other
+            except Exception as error:  # timm's models can raise anything
+                if last_stride == 1:  # the sizes of its branches differ now
                     return ()
                 raise UserError(
                     f"timm model {self.name} cannot be a backbone with {self.channels} input channel"
@@ -164,7 +164,7 @@ class TimmBackbone(Backbone):
                 ) from error
         return _STRIDES[key]
 
-    def _keep_normalization(self, mean: Sequence[float], std: Sequence[float]) -> None:
+    def _register_normalization(self, mean: Sequence[float], std: Sequence[float]) -> None:
         if self.gray:
             self.register_buffer("rgb_mean", torch.tensor(mean).view(3, 1, 1, 1))
             self.register_buffer("rgb_std", torch.tensor(std).view(3, 1, 1, 1))
@@ -183,11 +183,9 @@ class TimmBackbone(Backbone):
         size = tuple(normalized.shape[-2:])
         try:
             maps = self.net(normalized)
-        except Exception as error:  # as of ``_create``
+        except Exception as error:  # timm's models can raise anything
             net = self._make_meta_net(self._last_stride).train(self.net.training)
-            if (
-                find_error(net, (len(normalized), self.channels, *size)) is None
-            ):  # no fault of the size: memory, or the device
+            if find_error(net, (len(normalized), self.channels, *size)) is None:  # e.g. memory, not the size
                 raise
             nearest = self.fit_size(max(size))
             if self.only_size is not None:
@@ -196,7 +194,7 @@ class TimmBackbone(Backbone):
                 advice = f"give it {nearest} x {nearest}"
             else:
                 least = find_least_size(net, self.channels, max(size))
-                advice = f"give it at least {least} x {least}" if least else "take another model"
+                advice = f"give it at least {least} x {least}" if least else "use another model"
             raise UserError(
                 f"timm model {self.name} cannot take {size[0]} x {size[1]} pixels ({first_line(error)}): {advice}"
             ) from error
@@ -205,53 +203,53 @@ class TimmBackbone(Backbone):
         return {stage.name: features for stage, features in zip(self.stages, maps, strict=True)}
 
     def fit_size(self, size: int) -> int:
-        """See ``Backbone.fit_size``: a model of one size takes that, one of patches a multiple of theirs."""
+        """Return the model's only size, or a multiple of its patches or windows; see ``Backbone.fit_size``."""
         if self.only_size is not None:
             return int(self.only_size[0])
         return max(1, round(size / self._multiple)) * self._multiple
 
 
 class TimmColor(TimmBackbone):
-    """A timm model for sRGB images, to be compared with ours; it cannot be pretrained here.
+    """A timm model for sRGB images, for comparisons; Pretint cannot pretrain it.
 
     R, G and B are normalized as timm's configuration of the model says.
 
     Args:
         name: as for ``TimmBackbone``.
-        weights: as for ``TimmBackbone``; a first layer made for RGB stays as it is.
+        weights: as for ``TimmBackbone``; a first layer for RGB is not changed.
         arguments: as for ``TimmBackbone``.
 
     Raises:
-        UserError: as ``TimmBackbone``.
+        UserError: see ``TimmBackbone``.
     """
 
     channels = 3
 
-    def _keep_normalization(self, mean: Sequence[float], std: Sequence[float]) -> None:
+    def _register_normalization(self, mean: Sequence[float], std: Sequence[float]) -> None:
         self.register_buffer("rgb_mean", torch.tensor(mean).view(3, 1, 1))
         self.register_buffer("rgb_std", torch.tensor(std).view(3, 1, 1))
 
     def forward(self, rgb: Tensor) -> dict[str, Tensor]:
-        """Return stage name -> (B, channels, h, w), of sRGB (B, 3, H, W), uint8 in [0, 255] or float in [0, 1]."""
+        """Return stage name -> (B, channels, h, w) for sRGB (B, 3, H, W), uint8 in [0, 255] or float in [0, 1]."""
         scaled = rgb if rgb.is_floating_point() else rgb.float() / 255
         return self._stages((scaled - self.rgb_mean) / self.rgb_std)
 
     def load_published(self) -> None:
-        """Take the model's published weights, from the hub or its local cache.
+        """Load the model's published weights, from the hub or its local cache.
 
         Raises:
-            UserError: there are none, they cannot be fetched, or they do not fit.
+            UserError: no weights are published, they cannot be fetched, or they do not fit.
         """
-        instead = f"name a local file: timm:{self.name}:FILE, or random weights: timm:{self.name}:random"
+        instead = f"use a local file (timm:{self.name}:FILE) or random weights (timm:{self.name}:random)"
         stored = fetch_weights(self.name, f"timm:{self.name}", instead)
         load_weights(self.net, self.name, stored, self._full_arguments, f"timm:{self.name}")
 
 
 def unknown_backbone(name: str, known: Iterable[str]) -> UserError:
-    """Return the error for a name that no backbone has, with the nearest of ``known``."""
+    """Return the error for a name that no backbone has, with the most similar names in ``known``."""
     nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"did you mean {', '.join(nearest)}?" if nearest else "timm.list_models() lists timm's names"
-    return UserError(f"no backbone is named {name!r}: {hint} (one of your own is in a file: PRETINT_PLUGINS=FILE.py)")
+    return UserError(f"no backbone is named {name!r}: {hint} (for a backbone of your own, set PRETINT_PLUGINS=FILE.py)")
 
 
 def _create(name: str, channels: int, arguments: dict[str, Any], fixed_size: bool) -> tuple[nn.Module, dict[str, bool]]:
@@ -261,7 +259,7 @@ def _create(name: str, channels: int, arguments: dict[str, Any], fixed_size: boo
         settings = {**any_size, **arguments}
         try:
             net = timm.create_model(name, pretrained=False, in_chans=channels, features_only=True, **settings)
-        except Exception as error:  # timm's models refuse in as many ways as they have authors
+        except Exception as error:  # timm's models can raise anything
             reason = first_line(error)
         else:
             return net, any_size
@@ -282,7 +280,7 @@ def _remove_last_stride(net: nn.Module) -> bool:
     for path, part in halving:
         if isinstance(part, nn.Conv2d) and part.kernel_size == tuple(2 * int(side) + 1 for side in part.padding):
             part.stride = (1, 1)
-        elif isinstance(part, nn.AvgPool2d) and path and part.kernel_size == 2:  # timm has no pool at stride 1
+        elif isinstance(part, nn.AvgPool2d) and path and part.kernel_size == 2:  # timm uses no pool at stride 1
             assert last is not None
             last.set_submodule(path, nn.Identity())
         else:
@@ -291,21 +289,21 @@ def _remove_last_stride(net: nn.Module) -> bool:
 
 
 def find_error(net: nn.Module, shape: Sequence[int]) -> Exception | None:
-    """Return the error that a network raises for inputs of that shape, in its present mode; None if it takes them."""
+    """Return the error that a network raises for inputs of this shape, in its current mode; None if it takes them."""
     try:
         with torch.no_grad():
             net(torch.empty(tuple(shape), device="meta"))
-    except Exception as error:  # networks refuse in as many ways as they have authors
+    except Exception as error:  # networks can raise anything
         return error
     return None
 
 
 def find_least_size(net: nn.Module, channels: int, size: int) -> int:
-    """Return the least side above ``size`` that a network takes, in pixels; 0 if it takes none up to 1,024."""
+    """Return the smallest side above ``size`` that a network takes, in pixels; 0 if it takes none up to 1,024."""
     refused, accepted = size, 2 * size
     while find_error(net, (2, channels, accepted, accepted)):
         refused, accepted = accepted, 2 * accepted
-        if accepted > _LARGEST:
+        if accepted > _MAX_SIZE:
             return 0
     while accepted - refused > 1:
         middle = (accepted + refused) // 2
@@ -319,29 +317,28 @@ def find_least_size(net: nn.Module, channels: int, size: int) -> int:
 def measure_strides(
     net: nn.Module, channels: int, declared: Sequence[int], size: int, channels_last: bool
 ) -> tuple[int, ...]:
-    """Return input pixels per feature pixel of every map that a network gives, measured by forward passes.
+    """Return the stride of every feature map of a network, in input pixels, measured by forward passes.
 
-    Two sizes are compared, so that what padding or its lack adds at the border does not count. Of a network that takes
-    one size only, the declared strides stand if they give the maps' sides to rounding; else the sides' ratio does.
+    Two sizes are compared, so that padding at the border has no influence. For a network that takes only one size, the
+    declared stride is returned if it agrees with the map's side up to rounding, otherwise the ratio of the sides.
 
     Args:
-        net: in eval mode; gives a list of maps.
-        channels: of its input.
-        declared: what the maps' strides are said to be.
-        size: a side that it takes, in pixels.
+        net: a network in eval mode that returns a list of maps.
+        channels: the number of its input channels.
+        declared: the strides of the maps according to timm.
+        size: an image side that the network takes, in pixels.
         channels_last: whether maps are (B, h, w, C).
 
     Raises:
-        Exception: the network does not take that size, whatever it raises.
+        Exception: the network's own error, if it does not take this size.
     """
     sides = _measure_sides(net, channels, size, channels_last)
-    for larger in (size + _FURTHER, 2 * size):
+    for larger in (size + _SIZE_STEP, 2 * size):
         if find_error(net, (1, channels, larger, larger)) is None:
-            more = _measure_sides(net, channels, larger, channels_last)
-            if all(after > before for before, after in zip(sides, more, strict=True)):
-                return tuple(
-                    round((larger - size) / (after - before)) for before, after in zip(sides, more, strict=True)
-                )
+            larger_sides = _measure_sides(net, channels, larger, channels_last)
+            growth = [after - before for before, after in zip(sides, larger_sides, strict=True)]
+            if all(pixels > 0 for pixels in growth):
+                return tuple(round((larger - size) / pixels) for pixels in growth)
     return tuple(
         stride if abs(size / stride - side) < 1 else round(size / side)
         for stride, side in zip(declared, sides, strict=True)
@@ -355,12 +352,12 @@ def _measure_sides(net: nn.Module, channels: int, size: int, channels_last: bool
 
 
 class DensePool(nn.Module):
-    """A 2 x 2 maximum pool at every position: each value with its neighbors below and to the right.
+    """A 2 x 2 max pooling of stride 1: the maximum of each value and its neighbors below and to the right.
 
-    Every ``dilation * 2``-th place has what the pool that halves would have given. Beyond the image there is nothing.
+    Every ``2 * dilation``-th position has the value that pooling of stride 2 would give. The padding is -infinity.
 
     Args:
-        dilation: places to that neighbor.
+        dilation: distance to these neighbors, in positions.
     """
 
     def __init__(self, dilation: int) -> None:
@@ -374,7 +371,7 @@ class DensePool(nn.Module):
 
 
 def keep_stride(net: nn.Module, stride: int) -> None:
-    """Replace the pools of a timm VGG that would exceed a stride (1, 2, 4, 8 or 16), in place."""
+    """Limit a timm VGG, in place, to a stride (1, 2, 4, 8 or 16): replace later pools and dilate later convolutions."""
     reached, dilation = 1, 1
     for name, module in list(net.named_modules()):
         if isinstance(module, nn.MaxPool2d):

@@ -1,7 +1,7 @@
 """The net of Iizuka, Simo-Serra and Ishikawa, *Let there be Color!* (SIGGRAPH 2016): global and local features, fused.
 
-Layer facts: the paper's table 1 and its port shufanwu/colorNet-pytorch (``colornet.py``); no training code was
-ever released.
+The layers are those of the paper's table 1 and its port shufanwu/colorNet-pytorch (``colornet.py``); no training code
+was ever released.
 """
 
 from itertools import pairwise
@@ -87,7 +87,7 @@ class Fusion(Backbone):
         return self.with_vector(lightness)[0]
 
     def with_vector(self, lightness: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """See ``Backbone.with_vector``: the 512 numbers from which the published net predicts an image's class."""
+        """Return the features, and the 512 numbers from which the published net predicts an image's class."""
         x = (lightness - 50) / 100
         size = (self.global_size, self.global_size)
         features: dict[str, Tensor] = {}
@@ -99,8 +99,8 @@ class Fusion(Backbone):
             image = self._run_layers("low", range(1, 7), image, {})
         local = self._run_layers("mid", (1, 2), local, features)
         vector = self._run_layers("vector", (1, 2), self._run_layers("global", range(1, 5), image, {}), {})
-        everywhere = self.layers["vector3"](vector).expand(-1, -1, *local.shape[-2:])
-        x = features["fusion"] = self.layers["fusion"](torch.cat((local, everywhere), dim=1))
+        expanded = self.layers["vector3"](vector).expand(-1, -1, *local.shape[-2:])
+        x = features["fusion"] = self.layers["fusion"](torch.cat((local, expanded), dim=1))
         for number, like in ((1, "low6"), (2, "low3"), (3, "low3"), (4, "low1")):
             if number in _UP_BEFORE:
                 height, width = features[like].shape[-2:]

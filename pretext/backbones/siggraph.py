@@ -1,6 +1,6 @@
 """The net of interactive colorization (Zhang et al., SIGGRAPH 2017), which has skip connections and takes hints.
 
-Layer facts: released ``colorizers/siggraph17.py``.
+The layers are those of the released ``colorizers/siggraph17.py``.
 """
 
 import torch
@@ -11,32 +11,31 @@ from pretext.backbones.vgg import BLOCKS, VggBlock, sequence
 from pretext.errors import UserError
 
 AB_SCALE = 110.0
-"""Hints go in as ab divided by this."""
+"""The input of hints is ab divided by this."""
 
 _STRIDES = (1, 2, 4, 8, 8, 8, 8, 4, 2, 1)
 
 
 class Siggraph17(Backbone):
-    """Blocks 1 to 10 of the siggraph17 net; the 1 x 1 convolution to two channels is the color head's.
+    """Blocks 1 to 10 of the siggraph17 net; the 1 x 1 convolution to two channels is the color head.
 
-    Stages conv1 to conv10 are the ends of the blocks. Blocks 1 to 7 are those of ``Vgg`` without
-    strides: every second row and column of conv1, conv2 and conv3 goes on. Blocks 8 to 10 double the
-    resolution and add a convolution of conv3, conv2 and conv1, so that conv10 is as large as the
-    image. Where a side is no multiple of 8, on which the release fails, what was doubled is cut to
-    the size of what is added.
+    Stages conv1 to conv10 are the outputs of the blocks. Blocks 1 to 7 are those of ``Vgg`` without strides; instead,
+    only every second row and column of conv1, conv2 and conv3 is used by the next block. Blocks 8 to 10 double the
+    resolution and add a convolution of conv3, conv2 and conv1, so conv10 is as large as the image. If a side is not a
+    multiple of 8 (the release then fails), the doubled features are cropped to the size of the added ones.
 
     Submodules are named as in the PyTorch release (``model1.0.weight`` to ``model10.1.weight``), whose
-    ``model_out.0`` is the head and whose ``model_class.0``, on conv8, is an auxiliary one that no
-    backbone has. L goes in as (L - 50) / 100.
+    ``model_out.0`` is the head. Its ``model_class.0``, on conv8, is an auxiliary head, which the backbone does not
+    have. The input is (L - 50) / 100.
 
     Args:
-        mask_center: is subtracted from the mask: 0 as in the PyTorch release, 0.5 as its training code does
-            (richzhang/colorization-pytorch, ``--mask_cent``). Weights trained with the one hardly heed hints with
-            the other.
-        width: multiplies the channels of every block; 1 is the published network.
+        mask_center: number subtracted from the mask: 0 in the PyTorch release, 0.5 in its training code
+            (richzhang/colorization-pytorch, ``--mask_cent``). Weights trained with one of them almost ignore hints
+            with the other.
+        width: factor of the channels of every block; 1 is the published network.
 
     Raises:
-        UserError: an argument out of its range.
+        UserError: an argument is out of its range.
     """
 
     takes_hints = True
@@ -49,8 +48,8 @@ class Siggraph17(Backbone):
         widths = channel_scaler(width, "siggraph17")
         for number, block in enumerate(BLOCKS, start=1):
             inputs = 4 if number == 1 else widths(block.inputs)
-            fitted = block._replace(inputs=inputs, outputs=widths(block.outputs), stride=1)
-            self.add_module(f"model{number}", sequence(fitted))
+            scaled_block = block._replace(inputs=inputs, outputs=widths(block.outputs), stride=1)
+            self.add_module(f"model{number}", sequence(scaled_block))
         first, second, third, fourth = map(widths, (64, 128, 256, 512))
         self.model8up = nn.Sequential(nn.ConvTranspose2d(fourth, third, 4, stride=2, padding=1))
         self.model3short8 = nn.Sequential(nn.Conv2d(third, third, 3, padding=1))
@@ -72,8 +71,8 @@ class Siggraph17(Backbone):
 
         Args:
             lightness: (B, 1, H, W), L in [0, 100].
-            hints: (B, 2, H, W), ab where a user gave one, unscaled, else 0; none by default.
-            mask: (B, 1, H, W), 1 where there is a hint, else 0; none by default.
+            hints: (B, 2, H, W), unscaled ab at pixels with a hint, else 0; by default no hints.
+            mask: (B, 1, H, W), 1 at pixels with a hint, else 0; by default no hints.
         """
         hints = torch.zeros_like(lightness).repeat(1, 2, 1, 1) if hints is None else hints
         mask = torch.zeros_like(lightness) if mask is None else mask
@@ -85,8 +84,8 @@ class Siggraph17(Backbone):
             if number <= 3:
                 x = x[..., ::2, ::2]
         for number, skipped in ((8, 3), (9, 2), (10, 1)):
-            beside = self.get_submodule(f"model{skipped}short{number}")(features[f"conv{skipped}"])
+            shortcut = self.get_submodule(f"model{skipped}short{number}")(features[f"conv{skipped}"])
             doubled = self.get_submodule(f"model{number}up")(features[f"conv{number - 1}"])
-            height, width = beside.shape[-2:]
-            features[f"conv{number}"] = self.get_submodule(f"model{number}")(doubled[..., :height, :width] + beside)
+            height, width = shortcut.shape[-2:]
+            features[f"conv{number}"] = self.get_submodule(f"model{number}")(doubled[..., :height, :width] + shortcut)
         return features

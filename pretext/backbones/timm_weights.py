@@ -21,16 +21,17 @@ def fetch_weights(name: str, origin: str, instead: str) -> Weights:
     """Return a model's published weights, from the hub or its local cache.
 
     Raises:
-        UserError: there are none, or they cannot be fetched; ``origin`` is what the user gave.
+        UserError: no weights are published, or they cannot be fetched. The message begins with ``origin``, the user's
+            words, and ends with ``instead``, the advice.
     """
     if not timm.get_pretrained_cfg(name).has_weights:
-        raise UserError(f"{origin}: timm has no weights of it; take another tag, or {instead}")
-    hub = logging.getLogger("huggingface_hub")  # it tells of every retry, for a minute; the error says it once
+        raise UserError(f"{origin}: timm has no weights for this model; use another tag, or {instead}")
+    hub = logging.getLogger("huggingface_hub")  # it logs every retry, for a minute
     level = hub.level
     hub.setLevel(logging.ERROR)
     try:
         stored: Weights = timm.create_model(name, pretrained=True).state_dict()
-    except Exception as error:  # a hub fails in as many ways as there are layers between
+    except Exception as error:  # the hub can raise anything
         reason = f"{type(error).__name__}: {first_line(error)[:120]}"
         raise UserError(f"{origin}: its weights cannot be fetched ({reason}); go online once, or {instead}") from error
     finally:
@@ -42,13 +43,13 @@ def load_file(net: nn.Module, name: str, file: str | Path, arguments: Mapping[st
     """Load a file into the features-only net of a timm model; see ``load_weights``.
 
     Args:
-        net: as ``timm.create_model`` makes it with ``features_only``.
-        name: the model's.
+        net: made by ``timm.create_model`` with ``features_only``.
+        name: the model's name.
         file: .safetensors or .pth; ``FILE#PART`` for one of several networks in it.
-        arguments: what else the net was made with.
+        arguments: the other arguments that the net was made with.
 
     Raises:
-        UserError: it cannot be read without running code, or holds no weights of this model.
+        UserError: the file cannot be read without running code, or holds no weights of this model.
     """
     path, part = split_part(file)
     load_weights(net, name, flatten_names(read_file(path), f"weights {path}"), arguments, f"weights {path}", part)
@@ -59,15 +60,15 @@ def load_weights(
 ) -> None:
     """Load weights into the features-only net of a timm model.
 
-    Weights that the full model has and this net lacks (classifier, final norm, late stages) are left, and so is any
-    other head in the classifier's place. A first layer made for RGB is summed over R, G and B for a net of one channel.
+    Weights that the full model has and this net lacks (classifier, final norm, late stages) are left out, and so is any
+    other head in the classifier's place. A first layer for RGB is summed over R, G and B for a net with one channel.
     Weights in another layout, or for another image size, are converted by timm's own function for the model.
 
     Args:
-        net, name, arguments: as of ``load_file``.
+        net, name, arguments: see ``load_file``.
         stored: weights by name.
-        origin: names them in errors.
-        part: which of several networks.
+        origin: where they come from, for messages.
+        part: one of several networks, see ``find_weights``.
 
     Raises:
         UserError: a weight is missing, unknown or of another shape.
@@ -75,12 +76,12 @@ def load_weights(
     try:
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
             full = timm.create_model(name, pretrained=False, **arguments)
-            if "aux_logits" in inspect.signature(type(full).__init__).parameters:  # of Inception: a head on its side
+            if "aux_logits" in inspect.signature(type(full).__init__).parameters:  # Inception's auxiliary head
                 full = timm.create_model(name, pretrained=False, aux_logits=True, **arguments)
-    except Exception as error:  # timm's models refuse in as many ways as they have authors
+    except Exception as error:  # timm's models can raise anything
         raise UserError(
-            f"{origin}: timm cannot make the whole {name} with these arguments ({first_line(error)}), so its weights "
-            "cannot be told from another's"
+            f"{origin}: the weights cannot be checked, because timm cannot make the whole {name} with these arguments "
+            f"({first_line(error)}); change the arguments"
         ) from error
     names = _names_in_full_model(net, full)
     expected = {full_name: full_name for full_name in names} | {
@@ -99,13 +100,13 @@ def load_weights(
         converted = convert(network.weights)
         for key, value in converted.items():
             resized = key in network.weights and value.numel() != network.weights[key].numel()
-            if resized and "pos" not in key:  # of more than a table of positions: patches of another size
+            if resized and "pos" not in key:  # more than position embeddings: another patch size
                 raise
         try:
             fitted = _fit(converted, shapes, full, origin, f"timm's {name}")
         except UserError:
             raise error from None
-        lines.append(f"its weights are of another layout or image size, and read as timm's {name} reads them")
+        lines.append(f"its weights have another layout or image size; timm's function for {name} converted them")
     net.load_state_dict({names[full_name]: value for full_name, value in fitted.items()}, strict=False)
     for line in lines if distributed.rank() == 0 else ():
         say(f"{origin}: {line}")
@@ -119,7 +120,7 @@ def first_line(error: Exception) -> str:
 def _names_in_full_model(net: nn.Module, full: nn.Module) -> dict[str, str]:
     """Return the names of the features-only net's weights, by their names in the full model.
 
-    That wraps the model in one child, or joins its first two levels of names by underscores.
+    This net wraps the model in one child, or joins the first two levels of its names by underscores.
     """
     children = [child for child, _ in net.named_children()]
     wrapper = f"{children[0]}." if len(children) == 1 else ""
@@ -136,15 +137,15 @@ def _find_converter(name: str, full: nn.Module) -> Callable[[Weights], Weights]:
     """Return timm's function that converts a checkpoint of another layout; it returns {} where it fails."""
     module = sys.modules[timm.model_entrypoint(name.partition(".")[0]).__module__]
     functions = [value for key, value in vars(module).items() if "filter" in key and inspect.isfunction(value)]
-    known = inspect.signature(functions[0]).parameters if functions else {}
-    inputs: dict[str, Any] = {"model": full} if "model" in known else {}
-    if "adapt_layer_scale" in known:  # what timm sets for DeiT III; other models' names hold nothing to adapt
+    parameters = inspect.signature(functions[0]).parameters if functions else {}
+    inputs: dict[str, Any] = {"model": full} if "model" in parameters else {}
+    if "adapt_layer_scale" in parameters:  # as timm does for DeiT III; other models have nothing to adapt
         inputs["adapt_layer_scale"] = True
 
     def convert(weights: Weights) -> Weights:
         try:
             converted = functions[0](dict(weights), **inputs) if functions else weights
-        except Exception:  # it meets names and shapes that nobody made for it
+        except Exception:  # the weights may have any names and shapes
             return {}
         return {key: value for key, value in converted.items() if isinstance(value, Tensor)}
 
@@ -152,11 +153,11 @@ def _find_converter(name: str, full: nn.Module) -> Callable[[Weights], Weights]:
 
 
 def _fit(weights: Weights, shapes: Mapping[str, torch.Size], full: nn.Module, origin: str, network: str) -> Weights:
-    """Return the weights that a net of these shapes takes, by the full model's names."""
+    """Return the weights for a net of these shapes, by the full model's names; check names and shapes."""
     published = full.state_dict()
     config: Any = full.pretrained_cfg
     classifier = config.get("classifier") or ()
-    # Pretraining puts heads of its own in the classifier's place.
+    # Pretrained networks can have other heads in the classifier's place.
     heads = tuple(f"{part}." for part in ((classifier,) if isinstance(classifier, str) else classifier))
     check_names(weights, shapes, lambda key: key in published or key.startswith(heads), origin, network)
     fitted = {}
@@ -168,7 +169,7 @@ def _fit(weights: Weights, shapes: Mapping[str, torch.Size], full: nn.Module, or
             value = value.reshape(len(value), -1, 3, *rgb[2:]).sum(2)
         if value.shape != shape:
             raise UserError(
-                f"{origin}: {key} is {tuple(value.shape)}; {network} has {tuple(shape)}: is it another model's file?"
+                f"{origin}: {key} is {tuple(value.shape)}, but {tuple(shape)} in {network}: is it another model's file?"
             )
         fitted[key] = value
     return fitted

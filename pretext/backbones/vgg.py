@@ -1,6 +1,6 @@
 """The color net of the paper (eccv16): VGG-like, dilated, with features at a quarter of the input.
 
-Layer facts: released ``models/colorization_train_val_v2.prototxt`` and ``colorizers/eccv16.py``.
+The layers are those of the released ``models/colorization_train_val_v2.prototxt`` and ``colorizers/eccv16.py``.
 """
 
 from typing import NamedTuple
@@ -11,13 +11,13 @@ from pretext.backbones.contract import Backbone, Stage
 
 
 class VggBlock(NamedTuple):
-    """Convolutions of 3 x 3, each with ReLU, then one batch norm."""
+    """A block of 3 x 3 convolutions, each with ReLU, then one batch norm."""
 
     inputs: int
     outputs: int
     convolutions: int
     stride: int
-    """Of the last convolution; the others have stride 1."""
+    """The stride of the last convolution; the others have stride 1."""
     dilation: int
 
 
@@ -33,12 +33,11 @@ BLOCKS = (
 
 
 class Vgg(Backbone):
-    """Blocks 1 to 8 of the eccv16 net; the 1 x 1 convolution to the bins is the color head's.
+    """Blocks 1 to 8 of the eccv16 net; the 1 x 1 convolution to the bins is the color head.
 
-    Stages conv1 to conv8 are the ends of the blocks, after batch norm where there is one: 176 pixels
-    give 88, 44, 22, 22, 22, 22, 22 and 44. Submodules are named as in the PyTorch release
-    (``model1.0.weight`` to ``model8.4.weight``), whose ``model8.6`` is the head. L goes in as
-    (L - 50) / 100, as there; the Caffe release subtracts 50 only.
+    Stages conv1 to conv8 are the outputs of the blocks, after batch norm if there is one: 176 pixels give 88, 44, 22,
+    22, 22, 22, 22 and 44. Submodules are named as in the PyTorch release (``model1.0.weight`` to ``model8.4.weight``),
+    whose ``model8.6`` is the head. The input is (L - 50) / 100, as there; the Caffe release only subtracts 50.
 
     Args:
         affine: scale and shift in batch norm, as in the PyTorch release; the Caffe release has none.

@@ -1,1 +1,1 @@
-"""Weights out and in: export to other programs, import of published ones."""
+"""Export of weights to other programs, and import of published weights."""

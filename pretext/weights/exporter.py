@@ -1,6 +1,6 @@
-"""The job that writes a trained network for other programs: as safetensors, as a plain module's weights, or as ONNX.
+"""Export of a trained network for other programs: as safetensors, as a timm or torchvision state dict, or as ONNX.
 
-An ONNX graph is run by onnxruntime and compared before it is written.
+An ONNX graph is run by onnxruntime and compared with the network before it is written.
 """
 
 import json
@@ -30,23 +30,23 @@ from pretext.files import write_atomically
 from pretext.methods.colorizer import Colorizer
 from pretext.pretrained import BACKBONE, CLASS_BRANCH, load_pretrained
 from pretext.weights.inputs import InputKind
-from pretext.weights.plain_modules import Images, relative_difference, write_plain
+from pretext.weights.plain_modules import Images, largest_difference, write_plain
 
 TOLERANCE = 1e-4
-_LIMIT = 2**31  # bytes of a protobuf message
-_WAYS: dict[str, tuple[InputKind, ...]] = {
+_MAX_PROTOBUF = 2**31  # bytes
+_INPUT_KINDS: dict[str, tuple[InputKind, ...]] = {
     "safetensors": ("lightness",),
     "timm": ("lightness", "folded"),
     "torchvision": ("lightness", "folded"),
     "onnx": ("lightness", "rgb"),
 }
-_INSTEAD = {
-    "safetensors": "the file holds weights for lightness; pretext.FromRgb puts an RGB front end before the backbone",
-    "timm": "a plain module has no place for the exact conversion: take folded, which is near, or onnx",
-    "torchvision": "a plain module has no place for the exact conversion: take folded, which is near, or onnx",
-    "onnx": "rgb, which is exact, costs nothing there",
+_INPUT_ADVICE = {
+    "safetensors": "use input lightness; in Python, pretext.FromRgb(backbone) takes RGB",
+    "timm": "use input folded, which is an approximation, or format onnx, which converts RGB exactly",
+    "torchvision": "use input folded, which is an approximation, or format onnx, which converts RGB exactly",
+    "onnx": "use input rgb, which is exact",
 }
-_KEPT = ("step", "settings", "color", "classes", "versions", "aside", "imported_from")
+_CHECKPOINT_KEYS = ("step", "settings", "color", "classes", "versions", "aside", "imported_from")
 
 
 @dataclass
@@ -54,14 +54,14 @@ class ExportSettings:
     """Settings of an export.
 
     Args:
-        format: safetensors, a checkpoint that Pretint reads again; timm or torchvision, a state dict of
-            their plain module; onnx, a graph.
-        part: backbone; colorizer, which has the color head too; auto takes the colorizer for
-            safetensors, the backbone otherwise.
-        input: lightness, L in [0, 100] as in training, or for timm and torchvision normalized as they do;
-            rgb (onnx): sRGB in [0, 1], from which L is computed exactly; folded (timm, torchvision):
-            normalized RGB in a first convolution of three channels, nearly the same.
-        size: side, in pixels, of the images that the result is checked on; 0 takes the size of training.
+        format: safetensors: a checkpoint that Pretint can read; timm or torchvision: a state dict of their plain
+            model; onnx: a graph.
+        part: backbone; colorizer: backbone and color head; auto: colorizer for safetensors if there is a color head,
+            otherwise backbone.
+        input: lightness: L in [0, 100], as in training (for timm and torchvision: normalized); rgb (onnx): sRGB in
+            [0, 1], from which the graph computes L exactly; folded (timm, torchvision): normalized RGB, for a first
+            convolution with three channels; an approximation.
+        size: side of the images on which the result is checked, in pixels; 0: the image size of training.
     """
 
     format: Literal["safetensors", "timm", "torchvision", "onnx"] = "safetensors"
@@ -73,13 +73,15 @@ class ExportSettings:
         if not 0 <= self.size <= 4096:
             raise UserError(f"size is {self.size}: it must lie in [0, 4096]")
         if self.part == "colorizer" and self.format in ("timm", "torchvision"):
-            raise UserError(f"{self.format} modules have no color head; leave part out, or take safetensors or onnx")
-        if self.input not in _WAYS[self.format]:
-            raise UserError(f"input {self.input} is not for the format {self.format}: {_INSTEAD[self.format]}")
+            raise UserError(
+                f"{self.format} models have no color head; leave part out, or use format safetensors or onnx"
+            )
+        if self.input not in _INPUT_KINDS[self.format]:
+            raise UserError(f"format {self.format} has no input {self.input}: {_INPUT_ADVICE[self.format]}")
 
     @property
     def ending(self) -> str:
-        """Of the name of the file."""
+        """The suffix of the file's name."""
         return ".onnx" if self.format == "onnx" else ".safetensors"
 
 
@@ -88,27 +90,28 @@ class Exported(NamedTuple):
 
     file: Path
     notes: list[str]
-    """How to use it, and what was measured, a line each."""
+    """Lines for the user: how to use the file, and the measured differences."""
 
 
 @explain_memory_shortage("lower size")
 def export(model: Path, destination: Path, settings: ExportSettings) -> Exported:
-    """Write the network of a run or checkpoint.
+    """Export the network of a run or checkpoint to a file.
 
-    What another program will run is run here first, on the built-in photographs, and compared.
+    A network for another program is first run on the built-in photographs and compared with the original.
 
     Args:
-        model: a run, whose newest checkpoint is taken, or a checkpoint file.
-        destination: a new file, .onnx for that format and .safetensors otherwise.
-        settings: what, and how.
+        model: a run, whose newest checkpoint is used, or a checkpoint file.
+        destination: a new file, .onnx for this format and .safetensors otherwise.
+        settings: see ``ExportSettings``.
 
     Raises:
-        UserError: see the message.
+        UserError: the file exists or has another suffix, the network does not allow these settings, or the
+            exported network computes other values.
     """
     if destination.suffix != settings.ending:
         raise UserError(
-            f"{destination}: a file of the format {settings.format} must end in {settings.ending}, "
-            "or give another format"
+            f"{destination}: the file name for format {settings.format} must end in {settings.ending}; change the "
+            "name or the format"
         )
     if destination.exists():
         raise UserError(f"{destination}: exists; remove it, or name another file")
@@ -126,12 +129,12 @@ def export(model: Path, destination: Path, settings: ExportSettings) -> Exported
             for name, value in state.get("average", state["model"]).items()
             if name.startswith(BACKBONE) or (has_head and not name.startswith(CLASS_BRANCH))
         }
-        extra: dict[str, Any] = {name: state[name] for name in _KEPT if name in state}
+        extra: dict[str, Any] = {name: state[name] for name in _CHECKPOINT_KEYS if name in state}
         save_portable(destination, {"model": weights, "head": has_head, **extra})
-        what = "the backbone and its color head" if has_head else "the backbone alone"
+        content = "the backbone and its color head" if has_head else "the backbone alone"
         note = (
-            f"{len(weights)} tensors: {what}, with settings and color contract; read as a checkpoint by every command "
-            "and by pretext.load_pretrained"
+            f"{len(weights)} tensors: {content}, with settings and color contract; every command and "
+            "pretext.load_pretrained can read this checkpoint"
         )
         return Exported(destination, [note, *warnings])
     size = pretrained.colorizer.backbone.fit_size(settings.size or pretrained.settings.view_size)
@@ -145,16 +148,13 @@ def export(model: Path, destination: Path, settings: ExportSettings) -> Exported
 
 
 def _images(count: int, size: int) -> Tensor:
-    """Return the middles of the first built-in photographs: (count, 3, size, size), sRGB in [0, 1]."""
-    chosen = list(photographs().values())[:count]
-    return (
-        torch.from_numpy(np.stack([center_crop(photograph, size) for photograph in chosen])).permute(0, 3, 1, 2).float()
-        / 255
-    )
+    """Return center crops of the first built-in photographs: (count, 3, size, size), sRGB in [0, 1]."""
+    crops = np.stack([center_crop(photograph, size) for photograph in list(photographs().values())[:count]])
+    return torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 255
 
 
 class _Graph(nn.Module):
-    """The module behind the graph: it returns every stage, and ab if there is a color head."""
+    """The module that becomes the graph: it returns every stage and, with a colorizer, ab."""
 
     def __init__(self, backbone: Backbone, colorizer: Colorizer | None, from_rgb: bool) -> None:
         super().__init__()
@@ -172,100 +172,100 @@ class _Graph(nn.Module):
 
 
 def write_onnx(
-    destination: Path, backbone: Backbone, colorizer: Colorizer | None, way: InputKind, images: Images, size: int
+    destination: Path, backbone: Backbone, colorizer: Colorizer | None, input_kind: InputKind, images: Images, size: int
 ) -> list[str]:
-    """Write a graph whose outputs are the stages by name, and "ab" if a colorizer is given.
+    """Write a graph whose outputs are the stages by name and, with a colorizer, "ab".
 
-    The number of images and, where the network allows, their size stay free.
+    The number of images is dynamic, and so is their size if the network allows it.
 
     Args:
         destination: the file.
-        backbone: of the colorizer, if there is one.
-        colorizer: for ab, unscaled, at the grid of the color target, decoded at the default temperature.
-        way: lightness or rgb.
-        images: real ones, to compare on.
-        size: their side.
+        backbone: the network; with a colorizer, its backbone.
+        colorizer: for ab: unscaled, at the resolution of the color target, decoded at the default temperature.
+        input_kind: lightness or rgb.
+        images: returns real images for the comparison.
+        size: their side, in pixels.
 
     Returns:
         Notes for the user.
 
     Raises:
-        UserError: onnx and its like are not installed, the network cannot be written, or onnxruntime
-            computes something else.
+        UserError: a package of the extra "export" is not installed, the network cannot be exported, or onnxruntime
+            computes other values.
     """
     try:
         import onnx
         import onnxruntime
-        import onnxscript  # noqa: F401 - torch needs it to translate
+        import onnxscript  # noqa: F401 - torch.onnx.export needs it
     except ImportError as error:
         raise UserError(f"{error.name} is not installed: pip install 'pretint[export]'") from error
-    graph = _Graph(backbone, colorizer, way == "rgb").eval()
-    batch = _batch(images, 2, size, way)
+    graph = _Graph(backbone, colorizer, input_kind == "rgb").eval()
+    batch = _batch(images, 2, size, input_kind)
     with torch.no_grad():
-        graph(batch)  # a size that it cannot take is said in its own words, not in torch.export's
+        graph(batch)  # raises the backbone's own error for a wrong size, not torch.export's
     larger = backbone.fit_size(size + max(stage.stride for stage in backbone.stages))
     reason = ""
-    # Windows that tile the image take hours to translate with a free size; plain vision transformers do not.
-    tiled = isinstance(backbone, TimmBackbone) and timm.get_pretrained_cfg(backbone.name).fixed_input_size
-    takes_any_size = not tiled or len({stage.stride for stage in backbone.stages}) == 1
-    for free in (True, False) if takes_any_size else (False,):
-        others = [batch, _batch(images, 1, larger if free else size, way)]
+    # With a dynamic size, models that tile the image into windows take hours to export; plain ViTs do not.
+    fixed_size = isinstance(backbone, TimmBackbone) and timm.get_pretrained_cfg(backbone.name).fixed_input_size
+    takes_any_size = not fixed_size or len({stage.stride for stage in backbone.stages}) == 1
+    for dynamic in (True, False) if takes_any_size else (False,):
+        batches = [batch, _batch(images, 1, larger if dynamic else size, input_kind)]
         try:
-            side = torch.export.Dim.AUTO if free else torch.export.Dim.STATIC
+            side = torch.export.Dim.AUTO if dynamic else torch.export.Dim.STATIC
             with _quiet():
                 program = torch.onnx.export(
                     graph,
                     (batch,),
                     dynamo=True,
-                    input_names=[way],
+                    input_names=[input_kind],
                     output_names=graph.outputs,
                     dynamic_shapes=({0: torch.export.Dim.AUTO, 2: side, 3: side},),
                     verbose=False,
                 )
                 assert program is not None
                 model: Any = program.model_proto
-            if model.ByteSize() >= _LIMIT:
-                raise UserError("the network is too large for one ONNX file (2 GB); take the format safetensors")
+            if model.ByteSize() >= _MAX_PROTOBUF:
+                raise UserError("the network is too large for one ONNX file (2 GB); use format safetensors")
             session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-            outputs = [(graph(images), session.run(None, {way: images.numpy()})) for images in others]
-            pairs = [pair for both in outputs for pair in zip(*both, strict=True)]
-            worst = max([0.0, *(relative_difference(torch.from_numpy(theirs), ours) for ours, theirs in pairs)])
+            outputs = [(session.run(None, {input_kind: images.numpy()}), graph(images)) for images in batches]
+            pairs = [pair for batch_outputs in outputs for pair in zip(*batch_outputs, strict=True)]
+            worst = largest_difference((torch.from_numpy(exported), original) for exported, original in pairs)
         except UserError:
             raise
-        except Exception as error:  # translation and run fail in as many ways as there are operators
+        except Exception as error:  # torch.onnx.export and onnxruntime can raise anything
             reason = next(iter(str(error).splitlines()), "") or type(error).__name__
             continue
         if worst <= TOLERANCE:
             break
-        reason = f"onnxruntime computes something else (relative difference {worst:.1g})"
+        reason = f"onnxruntime computes other values, relative difference {worst:.1g}"
     else:
-        raise UserError(f"this network cannot be written as ONNX: {reason}")
-    fed = "sRGB in [0, 1]" if way == "rgb" else "L of CIE Lab (D65) in [0, 100]"
-    about = {"input": fed, "stages": json.dumps({s.name: [s.channels, s.stride] for s in backbone.stages})}
-    onnx.helper.set_model_props(model, about)
+        raise UserError(f"this network cannot be exported as ONNX ({reason}); use format safetensors")
+    input_format = "sRGB in [0, 1]" if input_kind == "rgb" else "L of CIE Lab (D65) in [0, 100]"
+    metadata = {"input": input_format, "stages": json.dumps({s.name: [s.channels, s.stride] for s in backbone.stages})}
+    onnx.helper.set_model_props(model, metadata)
     onnx.checker.check_model(model)
     write_atomically(destination, model.SerializeToString())
     shape = [str(dim.dim_value or "any") for dim in model.graph.input[0].type.tensor_type.shape.dim]
     return [
-        f"input {way}: {fed}, {' x '.join(shape)}",
+        f"input {input_kind}: {input_format}, {' x '.join(shape)}",
         f"outputs: {', '.join(graph.outputs)}",
-        f"onnxruntime {onnxruntime.__version__} computes the same to {worst:.1e} of the largest value",
+        f"largest difference of onnxruntime {onnxruntime.__version__} from torch: {worst:.1e} of the largest value",
     ]
 
 
-def _batch(images: Images, count: int, size: int, way: InputKind) -> Tensor:
+def _batch(images: Images, count: int, size: int, input_kind: InputKind) -> Tensor:
     rgb = images(count, size)
-    return rgb if way == "rgb" else rgb_to_lightness(rgb)
+    return rgb if input_kind == "rgb" else rgb_to_lightness(rgb)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the warnings of torch and onnxscript about their internals, while the context lasts."""
-    before = logging.root.manager.disable
+    """Silence the warnings of torch and onnxscript about their internals."""
+    level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.disable(before)
+        logging.disable(level)

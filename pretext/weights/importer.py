@@ -1,6 +1,6 @@
-"""The job that turns published colorization weights into a run: read safely, every key accounted for.
+"""Import of published colorization weights as a run: files are read safely, and every key must be known.
 
-``RELEASES`` lists the weights that Pretint knows: their names, their scalings, the recipe they fit. Facts:
+``RELEASES`` lists the weights that Pretint knows: their names, their scalings, the recipe they fit. Sources:
 ``colorizers/eccv16.py``, ``siggraph17.py`` and ``base_color.py`` of richzhang/colorization;
 ``alexnet_colorization.py``, ``resnext.py``, ``img_pil_to_lab_tensor.py`` and the converters in ``extra_scripts`` of
 facebookresearch/vissl, whose issue 518 lists the keys of its ResNet-50 file.
@@ -44,31 +44,31 @@ from pretext.weights.state_dict import (
 __all__ = ["ImportSettings", "Imported", "UnknownWeights", "import_weights", "load_release"]
 
 _VISSL_ALEXNET = {"conv1": 0, "conv2": 2, "conv3": 4, "conv4": 5, "conv5": 6}
-_SAME_BIN = 0.5  # Lab units: the grid's step is 10
-_NAMED = 4
+_BIN_TOLERANCE = 0.5  # Lab units; the grid's step is 10
+_NAMES_SHOWN = 4
 
 
 class Release(NamedTuple):
-    """A published network, as a recipe that builds it and the names of its file."""
+    """A published network: the recipe that builds it, and the names in its file."""
 
     title: str
     settings: PretrainSettings
     published: Callable[[str], str]
-    """Returns the name in the file of a weight of the backbone."""
+    """Returns the name in the file for a name in the backbone."""
     head: str = ""
     """The prefix of the color head's names in the file; empty if the file has none."""
-    given: Weights = {}  # noqa: RUF012 - a NamedTuple's default; never changed
-    """Values of the backbone that are facts of the release and not in the file."""
+    constants: Weights = {}  # noqa: RUF012 - a NamedTuple's default; never changed
+    """Values of the backbone that the release's code sets, and that are not in its file."""
     aside: dict[str, tuple[int, ...]] = {}  # noqa: RUF012
-    """Shapes of the weights in the file that no part of the colorizer takes; they are kept beside it."""
+    """Shapes of the weights in the file that the colorizer does not use; the checkpoint keeps them separately."""
     finish: Callable[[Weights, Weights], list[str]] = lambda model, aside: []
-    """Changes the weights to our scalings, in place, and returns notes on what it did."""
+    """Converts the weights to Pretint's scalings, in place, and returns notes for the user."""
 
 
 def _recipe(
     name: str, size: int, stride: int, objective: ObjectiveSettings | None = None, **arguments: object
 ) -> PretrainSettings:
-    """Return a recipe for images of ``size``. Its other settings do not tell how the weights were trained."""
+    """Return a recipe for images of ``size`` pixels; its other settings are not those of the original training."""
     return PretrainSettings(
         crop=CropSettings(size=size, area=(1.0, 1.0)),
         backbone=BackboneSettings(name, dict(arguments)),
@@ -77,26 +77,26 @@ def _recipe(
 
 
 def _finish_eccv16(model: Weights, aside: Weights) -> list[str]:
-    """Put the head's bins into our order, and take the temperature out of its weights.
+    """Change the head's bins to Pretint's order, and remove the temperature from its weights.
 
-    The file's last layer averages the bins under the softmax itself: its temperature, 1 / 2.606 in the
-    Caffe net, can only be in the weights. Scaled by ours, 0.38, they give the release's colors where
-    Pretint decodes at its default, and a plain softmax is the distribution that was trained.
+    The file's last layer averages the bins under the softmax, without a temperature. So the temperature, 1 / 2.606 in
+    the Caffe net, is part of the weights. They are multiplied by Pretint's default, 0.38: decoding at this default
+    then gives the release's colors, and a softmax without temperature gives the distribution that was trained.
     """
-    theirs = AB_SCALE * aside["model_out.weight"].flatten(1).T.double().numpy()
-    ours = bin_centers()
-    distances = np.abs(theirs[:, None] - ours[None]).max(2)
+    file_bins = AB_SCALE * aside["model_out.weight"].flatten(1).T.double().numpy()
+    bins = bin_centers()
+    distances = np.abs(file_bins[:, None] - bins[None]).max(2)
     order, deviation = distances.argmin(0), float(distances.min(0).max())
-    if not deviation <= _SAME_BIN or len(set(order.tolist())) < len(ours):
+    if not deviation <= _BIN_TOLERANCE or len(set(order.tolist())) < len(bins):
         raise UserError(
-            f"its color bins (model_out.weight) are not the {len(ours)} of the paper: off by {deviation:.1f}"
+            f"its color bins (model_out.weight) are not the {len(bins)} of the paper: off by {deviation:.1f} Lab units"
         )
     for name in ("head.weight", "head.bias"):
         model[name] = TEMPERATURE * model[name][torch.from_numpy(order)]
-    moved = "in our order" if (order == np.arange(len(ours))).all() else "in another order, changed to ours"
+    order_text = "" if (order == np.arange(len(bins))).all() else "; their order was changed to Pretint's"
     return [
-        f"its color bins are ours to {deviation:.2g} Lab units, {moved}",
-        f"its head is scaled by {TEMPERATURE}: decoded at that temperature, the default, it gives the release's ab",
+        f"its color bins differ from Pretint's by at most {deviation:.2g} Lab units{order_text}",
+        f"its head was multiplied by {TEMPERATURE}: at this temperature, the default, it gives the release's colors",
     ]
 
 
@@ -125,48 +125,48 @@ RELEASES = (
         "VISSL ResNet-50 colorization",
         _recipe("resnet50", 224, 8, last_stride=1),
         published=lambda name: name.replace("net.", "_feature_blocks.", 1),
-        given={f"{BACKBONE}lightness_mean": torch.tensor(50.0), f"{BACKBONE}lightness_std": torch.tensor(1.0)},
+        constants={f"{BACKBONE}lightness_mean": torch.tensor(50.0), f"{BACKBONE}lightness_std": torch.tensor(1.0)},
     ),
 )
 
 
 class Imported(NamedTuple):
-    """The result of an import: what became of every key."""
+    """The result of an import, with the use of every key."""
 
     run: Path
     title: str
     used: list[str]
-    """Keys of the file whose values the colorizer has."""
+    """Keys of the file that the colorizer uses."""
     aside: list[str]
-    """Keys of the file that no part of the colorizer takes, kept in the checkpoint's group "aside"."""
+    """Keys of the file that the colorizer does not use; the checkpoint keeps them in its group "aside"."""
     absent: list[str]
-    """Keys that the file may lack: batch norm's counters of batches."""
+    """Missing keys that are not needed: batch norm's counters of batches."""
     notes: list[str]
     has_head: bool
 
     def lines(self) -> list[str]:
         """Return the result as lines for a user."""
-        aside = f"; {len(self.aside)} kept aside ({shorten(self.aside, _NAMED)})" if self.aside else ""
+        aside = f"; {len(self.aside)} kept aside ({shorten(self.aside, _NAMES_SHOWN)})" if self.aside else ""
         absent = f" ({len(self.absent)} counters of batches, which evaluation does not need)" if self.absent else ""
-        follow = f"pretint probe {self.run} --train FOLDER --test FOLDER" + (
+        commands = f"pretint probe {self.run} --train FOLDER --test FOLDER" + (
             f", pretint colorize {self.run} IMAGES" if self.has_head else ""
         )
         return [
             f"{self.title}: {len(self.used)} keys used{aside}; {len(self.absent)} missing{absent}; 0 unused",
             *self.notes,
-            *([] if self.has_head else ["no color head: it can be probed and exported, but colors nothing"]),
+            *([] if self.has_head else ["no color head: the run can be probed and exported, but cannot color images"]),
             f"run: {self.run}",
-            f"next: {follow}",
+            f"next: {commands}",
         ]
 
 
 @dataclass
 class ImportSettings:
-    """Settings of an import: what a file of weights does not tell.
+    """Settings of an import: facts that are not in the file of weights.
 
     Args:
-        mask_center: of SIGGRAPH17: what was subtracted from the mask of hints when the weights were trained: 0 of
-            the release and of weights converted from Caffe, 0.5 of those retrained in PyTorch (--mask_cent there).
+        mask_center: for SIGGRAPH17: the number that was subtracted from the mask of hints in training: 0 for the
+            release and weights converted from Caffe, 0.5 for weights retrained in PyTorch (--mask_cent there).
     """
 
     mask_center: float = 0.0
@@ -177,20 +177,19 @@ class ImportSettings:
 
 
 def import_weights(file: Path, run: Path, settings: ImportSettings | None = None) -> Imported:
-    """Import published weights as a run of no steps, which can be probed, exported and, with a head, color.
+    """Import published weights as a run at step 0, which can be probed and exported and, with a head, color images.
 
     Args:
-        file: .pth, .torch or .safetensors: the release of ECCV16 or SIGGRAPH17, or VISSL's AlexNet or
-            ResNet-50 colorization. It is known by its keys, whatever stands before all of them; ``FILE#PART`` is one of
-            several networks in a file.
-        run: a new folder.
-        settings: what to know besides.
+        file: .pth, .torch or .safetensors: the release of ECCV16 or SIGGRAPH17, or VISSL's AlexNet or ResNet-50
+            colorization. It is identified by its keys, under any prefix. ``FILE#PART`` selects one of several networks.
+        run: a new or empty folder.
+        settings: facts that are not in the file.
 
     Raises:
         UserError: the file cannot be read without running code in it, is of no known release, or one of its
-            weights is missing, unknown, of another shape or not finite; the folder is taken.
+            weights is missing, unknown, of another shape or not finite; the folder is not empty.
     """
-    state = _published(file, settings or ImportSettings())
+    state = _read_release(file, settings or ImportSettings())
     if run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise UserError(f"{run}: exists; name a new folder for the imported weights")
     shared = {
@@ -207,13 +206,13 @@ def import_weights(file: Path, run: Path, settings: ImportSettings | None = None
 
 
 def load_release(file: Path) -> Pretrained:
-    """Load the colorizer of published weights, on the CPU, in eval mode, without a run; see ``import_weights``.
+    """Load the colorizer of published weights, on the CPU, in eval mode, without making a run.
 
     Raises:
         UnknownWeights: the file is of no known release.
-        UserError: as ``import_weights``.
+        UserError: see ``import_weights``.
     """
-    state = _published(file, ImportSettings())
+    state = _read_release(file, ImportSettings())
     for line in state.lines if distributed.rank() == 0 else ():
         say(f"{file}: {line}")
     colorizer = build_colorizer(state.recipe, state.prior)
@@ -224,7 +223,7 @@ def load_release(file: Path) -> Pretrained:
 
 
 class _State(NamedTuple):
-    """The state of published weights for a checkpoint, and how the weights were found."""
+    """The parts of a checkpoint of published weights, and how the weights were found in the file."""
 
     release: Release
     recipe: PretrainSettings
@@ -234,14 +233,14 @@ class _State(NamedTuple):
     absent: list[str]
     notes: list[str]
     lines: list[str]
-    """Lines for the user on how the weights were found in the file."""
+    """Lines for the user about a removed prefix and unused tensors."""
 
 
-def _published(file: Path, settings: ImportSettings) -> _State:
-    """Find the release that a file is of, and return its weights by our names; raises as ``import_weights``."""
+def _read_release(file: Path, settings: ImportSettings) -> _State:
+    """Identify a file's release, and return its weights by Pretint's names; for errors, see ``import_weights``."""
     file, part = split_part(file)
     if not file.exists():
-        raise UserError(f"{file}: no such file; docs/weights.md says where published weights are")
+        raise UserError(f"{file}: no such file; docs/weights.md lists the addresses of published weights")
     stored = flatten_names(read_file(file), str(file))
     candidates = []
     for release in RELEASES:
@@ -254,35 +253,35 @@ def _published(file: Path, settings: ImportSettings) -> _State:
         known = "; ".join(release.title for release in RELEASES)
         first = f" (its first key: {min(stored)})" if stored else ""
         raise UnknownWeights(
-            f"{file}: weights of no known release{first}; known are: {known}. Those of a timm model are given as "
+            f"{file}: weights of no known release{first}; Pretint knows: {known}. For weights of a timm model, set "
             "backbone.weights"
         )
     network = find_weights(stored, keys, part, str(file))
     weights, lines = network.weights, network.lines()
     _check(file, weights, release, names)
-    recipe, centering = release.settings, []
+    recipe, mask_notes = release.settings, []
     if recipe.backbone.name == "siggraph17":
         center = settings.mask_center
         backbone = replace(recipe.backbone, arguments={**recipe.backbone.arguments, "mask_center": center})
         recipe = replace(recipe, backbone=backbone)
-        other = "0.5 for weights retrained by the PyTorch code" if not center else "0 for the release"
-        centering.append(
-            f"its mask of hints is 1 where there is one, less {center:g} (--mask_center; {other}: the file does not "
-            "say)"
+        other = "0.5 if the weights were retrained in PyTorch" if not center else "0 for the release"
+        mask_notes.append(
+            f"its mask of hints is 1 at a hint, else 0, minus {center:g} (the file does not show this number; set "
+            f"--mask_center {other})"
         )
     elif settings.mask_center:
         raise UserError(f"{file}: {release.title}: it takes no hints, so leave mask_center out")
-    model = {ours: weights[key].to(like.dtype) for ours, (key, like) in names.items() if key in weights}
+    model = {name: weights[key].to(like.dtype) for name, (key, like) in names.items() if key in weights}
     absent = [key for key, _ in names.values() if key not in weights]
-    model |= {ours: torch.zeros_like(like, device="cpu") for ours, (key, like) in names.items() if key in absent}
-    model |= release.given
+    model |= {name: torch.zeros_like(like, device="cpu") for name, (key, like) in names.items() if key in absent}
+    model |= release.constants
     aside = {key: weights[key].float() for key in release.aside}
     try:
-        notes = release.finish(model, aside) + centering
+        notes = release.finish(model, aside) + mask_notes
     except UserError as error:
         raise UserError(f"{file}: {release.title}, but {error}") from error
     prior = torch.full((len(bin_centers()),), 1 / len(bin_centers()), dtype=torch.float64)
-    if release.head:  # the objective's own values are no one's weights, but a checkpoint has them
+    if release.head:  # a checkpoint also holds the objective's buffers, which no release has
         fresh = build_colorizer(recipe, prior).state_dict()
         model |= {name: value for name, value in fresh.items() if name.startswith("objective.")}
     used = [key for key, _ in names.values() if key in weights]
@@ -291,14 +290,14 @@ def _published(file: Path, settings: ImportSettings) -> _State:
 
 
 def _names(release: Release) -> dict[str, tuple[str, Tensor]]:
-    """Return, for every weight of ours, its key in a release's file, and a tensor of its shape."""
+    """Return name in Pretint -> (key in the release's file, a tensor of its shape on the meta device)."""
     settings = release.settings
     with torch.device("meta"):
         backbone = build_backbone(settings.backbone.name, **settings.backbone.arguments)
     names = {
         f"{BACKBONE}{name}": (release.published(name), value)
         for name, value in backbone.state_dict().items()
-        if f"{BACKBONE}{name}" not in release.given
+        if f"{BACKBONE}{name}" not in release.constants
     }
     if release.head:
         outputs = 2 if settings.objective.name == "regression" else len(bin_centers())
@@ -309,23 +308,23 @@ def _names(release: Release) -> dict[str, tuple[str, Tensor]]:
 
 
 def _check(file: Path, weights: Weights, release: Release, names: dict[str, tuple[str, Tensor]]) -> None:
-    """Refuse, by a ``UserError``, weights that are not exactly those of a release."""
+    """Raise a ``UserError`` if the weights are not exactly those of a release."""
     shapes = {key: tuple(like.shape) for key, like in names.values()} | release.aside
     missing = [key for key in shapes if key not in weights and not key.endswith(COUNTER)]
     unknown = [key for key in weights if key not in shapes]
     present = [key for key in shapes if key in weights]
-    shaped = [
+    reshaped = [
         f"{key} {tuple(weights[key].shape)}, not {shapes[key]}"
         for key in present
         if tuple(weights[key].shape) != shapes[key]
     ]
-    # Of the right shape alone: a view may claim any shape over a few bytes.
-    infinite = [
+    # Only weights of the right shape are checked: an expanded view of a few bytes can have any shape.
+    not_finite = [
         key
         for key in present
         if tuple(weights[key].shape) == shapes[key] and not bool(torch.isfinite(weights[key]).all())
     ]
-    wrong = {"missing": missing, "unknown": unknown, "of another shape": shaped, "not finite": infinite}
-    faults = "; ".join(f"{len(keys)} {what} ({shorten(keys, _NAMED)})" for what, keys in wrong.items() if keys)
+    wrong = {"missing": missing, "unknown": unknown, "of another shape": reshaped, "not finite": not_finite}
+    faults = "; ".join(f"{len(keys)} {kind} ({shorten(keys, _NAMES_SHOWN)})" for kind, keys in wrong.items() if keys)
     if faults:
-        raise UserError(f"{file}: {release.title}, but not all of it, or more, of {len(shapes)} keys: {faults}")
+        raise UserError(f"{file}: not the {len(shapes)} keys of {release.title}: {faults}; is it the published file?")

@@ -1,10 +1,10 @@
-"""Three ways to give an image to a backbone that was made for lightness.
+"""Three kinds of input for a backbone that was trained on lightness.
 
-lightness    one channel in, as it was trained: L of CIE Lab.
-rgb          sRGB in; a front end computes L from it, exactly.
-folded       sRGB in, normalized as a classifier of ImageNet takes it; the first convolution is widened to three
-             channels, so that the network has no layer that its plain original lacks. L is no linear function of
-             gamma-encoded RGB, so this is an approximation: L as the nearest affine one.
+lightness    one channel, as in training: L of CIE Lab.
+rgb          sRGB; a front end computes L from it exactly.
+folded       sRGB, normalized as for ImageNet classifiers; the first convolution is widened to three channels, so that
+             the network has only the layers of the plain model. L is not a linear function of gamma-encoded RGB, so
+             this is an approximation by the nearest affine function.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ _PLAIN_CONVOLUTIONS = ("Conv2d", "Conv2dSame")  # timm's other kinds standardize
 
 
 class FromRgb(nn.Module):
-    """A backbone with a front end: sRGB in, features of every stage out."""
+    """A backbone with a front end that computes lightness from sRGB."""
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class FromRgb(nn.Module):
         self.stages: tuple[Stage, ...] = backbone.stages
 
     def forward(self, rgb: Tensor) -> dict[str, Tensor]:
-        """Return ``Backbone.forward`` of the lightness of (B, 3, H, W), uint8 in [0, 255] or float in [0, 1]."""
+        """Return the features of every stage for sRGB (B, 3, H, W), uint8 in [0, 255] or float in [0, 1]."""
         return self.backbone(rgb_to_lightness(rgb))
 
 
@@ -45,25 +45,25 @@ class Affine(NamedTuple):
     constant: float
 
     def lightness(self, rgb: Tensor) -> Tensor:
-        """Return L, (B, 1, H, W), of images (B, 3, H, W), float in [0, 1]."""
+        """Return L, (B, 1, H, W), for images (B, 3, H, W), float in [0, 1]."""
         weights = torch.tensor(self.rgb, dtype=rgb.dtype, device=rgb.device)
         return torch.einsum("bchw,c->bhw", rgb, weights).unsqueeze(1) + self.constant
 
 
 @cache
 def affine_lightness() -> Affine:
-    """Return the affine function nearest to L over the sRGB cube, in least squares, weighted toward grays.
+    """Return the affine function nearest to L, by least squares over the sRGB cube, with the largest weights for grays.
 
-    A color counts by exp(-d^2 / (2 * 0.1^2)), d being its distance from the gray of the same mean: most
-    pixels of photographs lie there, and over the whole cube alike the fit would be 5 L units off on them.
+    The weight of a color is exp(-d^2 / (2 * 0.1^2)), where d is its distance from the gray of the same mean. Most
+    pixels of photographs are nearly gray; with equal weights, the error on them would be 5 L units.
     """
     axis = torch.linspace(0, 1, _STEPS, dtype=torch.float64)
     cube = torch.cartesian_prod(axis, axis, axis)
     distance = cube - cube.mean(1, keepdim=True)
-    root = torch.exp(-distance.square().sum(1) / (4 * _SPREAD**2))[:, None]  # of the weights: least squares square it
+    roots = torch.exp(-distance.square().sum(1) / (4 * _SPREAD**2))[:, None]  # square roots: lstsq squares the weights
     lightness = rgb_to_lightness(cube.T.reshape(3, 1, -1)).reshape(-1, 1)
     terms = torch.cat((cube, torch.ones(len(cube), 1, dtype=torch.float64)), dim=1)
-    r, g, b, constant = torch.linalg.lstsq(root * terms, root * lightness).solution.flatten().tolist()
+    r, g, b, constant = torch.linalg.lstsq(roots * terms, roots * lightness).solution.flatten().tolist()
     return Affine((r, g, b), constant)
 
 
@@ -75,32 +75,32 @@ def fold(
     rgb: tuple[Sequence[float], Sequence[float]],
     size: int,
 ) -> str:
-    """Give ``wide``, whose first convolution takes normalized RGB, the weights of ``gray``, which takes L.
+    """Load the weights of ``gray``, which takes L, into ``wide``, whose first convolution takes normalized RGB.
 
-    The affine function's slopes go into the weights. Its constant goes into the bias or, where there is
-    none, into the running mean of the batch norm that follows. Where the first convolution pads its input
-    with zeros, they stood for the mean lightness in ``gray`` and stand for the mean color in ``wide``,
-    about 4 L units brighter: that is the same to neither net, and part of the measured deviation.
+    The weights are multiplied by the slopes of the affine function. Its constant is added to the bias or, without a
+    bias, subtracted from the running mean of the batch norm that follows. Zero padding of the first convolution is the
+    mean lightness in ``gray`` but the mean color in ``wide``, about 4 L units brighter. The folding does not correct
+    this difference at the border, and the measured errors include it.
 
     Args:
-        gray: in eval mode.
+        gray: the net for one channel, in eval mode.
         wide: the same net for three channels, in eval mode; changed in place.
         lightness: mean and standard deviation that L is normalized by, L in [0, 100].
         rgb: means and standard deviations that R, G and B are normalized by, in [0, 1].
-        size: a side, in pixels, that the nets take.
+        size: an image side that the nets take, in pixels.
 
     Returns:
         The name of the widened weight.
 
     Raises:
-        UserError: the first layer is none that can be folded into.
+        UserError: the first layer is not a plain convolution, or has no bias and no batch norm after it.
     """
     state = gray.state_dict()
     changed = [name for name, value in wide.state_dict().items() if value.shape != state[name].shape]
     name = changed[0].removesuffix(".weight") if len(changed) == 1 else ""
     first = wide.get_submodule(name) if name else None
     if not isinstance(first, nn.Conv2d) or type(first).__name__ not in _PLAIN_CONVOLUTIONS:
-        raise UserError("its first layer is no plain convolution, so RGB cannot be folded into it; use another input")
+        raise UserError("input folded needs a plain convolution as the first layer; use input lightness or format onnx")
     affine, (mean, std), (means, stds) = affine_lightness(), lightness, rgb
     narrow = state[f"{name}.weight"]
     slopes = torch.tensor([slope * scale / std for slope, scale in zip(affine.rgb, stds, strict=True)])
@@ -113,15 +113,15 @@ def fold(
     norm = _norm_after(wide, first, size)
     if norm is None or norm.running_mean is None:
         raise UserError(
-            "its first convolution has no bias and no batch norm after it, so RGB cannot be folded into it; use "
-            "another input"
+            "input folded needs a bias in the first convolution or a batch norm after it; use input lightness or "
+            "format onnx"
         )
     norm.running_mean -= constant
     return changed[0]
 
 
 def _norm_after(net: nn.Module, convolution: nn.Conv2d, size: int) -> nn.modules.batchnorm._BatchNorm | None:
-    """Return the batch norm that takes the output of a convolution, found by running the net once."""
+    """Run the net once, and return the batch norm that takes the output of a convolution; None if there is none."""
     outputs: list[Tensor] = []
     norms_after: list[nn.modules.batchnorm._BatchNorm] = []
 

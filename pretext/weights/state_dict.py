@@ -1,8 +1,8 @@
-"""State dicts from elsewhere: read the file without running code, find the network in it, check its names.
+"""State dicts of other programs: read the file without running code, find the network in it, check its names.
 
 Training programs nest a network's weights in dicts (``{"model": ...}``, ``{"teacher": {"backbone": ...}}``) and wrap
-it in modules that put a prefix before every name (``module.``, ``_orig_mod.``, ``encoder_q.``). Nested names are
-joined by dots here, so that both are the same thing, a prefix: the one under which the expected names lie.
+it in modules that put a prefix before every name (``module.``, ``_orig_mod.``, ``encoder_q.``). Here, nested names are
+joined by dots, so both cases become a prefix: the one that stands before the expected names.
 """
 
 import argparse
@@ -25,21 +25,21 @@ from pretext.errors import UserError
 Weights = dict[str, Tensor]
 
 COUNTER = "num_batches_tracked"
-"""Of batch norms: files that came from Caffe, or are old, have none, and evaluation needs none."""
+"""Batch norm's counter of batches. Old files and files from Caffe lack it, and evaluation does not need it."""
 
-_ENOUGH = 0.5  # a prefix under which fewer of a network's names lie is taken for another network's
-_LISTED = 6
-_LONGEST = 500  # characters of a name
+_MIN_SHARE = 0.5  # a prefix with a smaller share of the expected names belongs to another network
+_NAMES_SHOWN = 6
+_MAX_LENGTH = 500  # characters of a name
 
 
 class UnknownWeights(UserError):
-    """A file that holds no weights by name, or none of a network known."""
+    """The error for a file that holds no weights by name, or not those of a known network."""
 
 
 def split_part(name: str | Path) -> tuple[Path, str]:
-    """Split ``FILE#PART``, which names one of several networks in a file; PART is "" without one.
+    """Split ``FILE#PART``, which names one of several networks in a file; without a part, PART is "".
 
-    A file whose own name holds a "#" is that file.
+    If the whole name is that of a file, its "#" belongs to the name.
     """
     file, _, part = str(name).rpartition("#")
     if Path(name).is_file() or not Path(file).is_file():
@@ -48,18 +48,18 @@ def split_part(name: str | Path) -> tuple[Path, str]:
 
 
 def weights_title(name: str | Path) -> str:
-    """Return how a file of weights is called in tables: its name without ending, and the part if one is named."""
+    """Return the title of a file of weights in tables: its name without suffix, and the part if there is one."""
     file, part = split_part(name)
     return f"{file.stem}#{part}" if part else file.stem
 
 
 def read_file(file: Path) -> Any:
-    """Return what a .safetensors file, or one that torch wrote, holds: tensors by name, or nested dicts of them.
+    """Return the content of a .safetensors file or one that torch wrote: tensors by name, or nested dicts of them.
 
     Raises:
-        DamagedFileError: its bytes are not those that were written, as far as its sums tell.
-        UnknownWeights: it is neither, or damaged.
-        UserError: it cannot be read, or reading it would run code.
+        DamagedFileError: one of the file's checksums does not match.
+        UnknownWeights: the file is of neither kind, or damaged.
+        UserError: the file cannot be read, or reading it would run code.
     """
     if not file.is_file():
         raise UserError(f"{file}: no such file")
@@ -67,9 +67,9 @@ def read_file(file: Path) -> Any:
         check_published(file)
         if file.suffix == ".safetensors":
             return load_file(file)
-        # Training scripts keep their options beside the weights, in a class that is only a bag of names.
+        # Training scripts save their options beside the weights, as a Namespace, which is only data.
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
-            warnings.simplefilter("ignore")  # of a file that torch did not write: it is refused below
+            warnings.simplefilter("ignore")  # about a file that torch did not write: it is refused below
             return torch.load(file, map_location="cpu", weights_only=True)
     except DamagedFileError:
         raise
@@ -80,10 +80,10 @@ def read_file(file: Path) -> Any:
         if code is None:
             raise _unreadable(file) from error
         raise UserError(
-            f"{file}: holds {code[1]}, not only tensors, and reading that would run code in it; if you trust its "
-            "maker, load it in a place of its own and save the tensors alone with safetensors.torch.save_file"
+            f"{file}: contains {code[1]}, and reading that would run code in the file; if you trust its author, load "
+            "it in an isolated environment and save only the tensors, with safetensors.torch.save_file"
         ) from error
-    except Exception as error:  # a file of unknown origin fails in as many ways as there are readers
+    except Exception as error:  # the readers can raise anything
         raise _unreadable(file) from error
 
 
@@ -95,7 +95,7 @@ def _unreadable(file: Path) -> UnknownWeights:
 
 
 class FoundWeights(NamedTuple):
-    """The weights of one network of a file, by their names without its prefix."""
+    """The weights of one network in a file, by their names without its prefix."""
 
     weights: Weights
     prefix: str
@@ -104,37 +104,37 @@ class FoundWeights(NamedTuple):
     """Names of the file's other tensors."""
 
     def lines(self) -> list[str]:
-        """Say what was taken off the names, and what is not used; nothing where the file holds the network alone."""
+        """Return a line for the user about the removed prefix and the unused tensors; none without a prefix."""
         if not self.prefix:
             return []
         others = f"; not used: {shorten(self.outside, 1)}" if self.outside else ""
-        return [f"the prefix {self.prefix!r} is taken off the names of its weights{others}"]
+        return [f"the prefix {self.prefix!r} was removed from the names of its weights{others}"]
 
 
 def flatten_names(stored: Any, origin: str) -> Weights:
     """Return all plain tensors in nested dicts, by their names joined by dots, in the file's order.
 
-    Everything else (numbers, text, lists, sparse and quantized tensors) is left out. A dict that stands in several
-    places counts once.
+    Everything else (numbers, text, lists, sparse and quantized tensors) is left out. A dict that occurs several times
+    counts once.
 
     Raises:
-        UserError: it is no dict, or has two tensors of one name, or a name of more than 500 characters; ``origin``
-            names the file.
+        UserError: ``stored`` is not a dict, or has two tensors of one name or a name of more than 500 characters;
+            ``origin`` names the file.
     """
     if not isinstance(stored, Mapping):
-        raise UserError(f"{origin}: holds no weights by name but a {type(stored).__name__}")
+        raise UserError(f"{origin}: holds a {type(stored).__name__} instead of weights by name; save a state dict")
     weights: Weights = {}
     visited: set[int] = set()
     waiting: list[tuple[str, Any]] = [("", stored)]
     while waiting:
         name, value = waiting.pop()
-        if len(name) > _LONGEST:
-            raise UserError(f"{origin}: holds a name of more than {_LONGEST} characters, {name[:60]}...")
+        if len(name) > _MAX_LENGTH:
+            raise UserError(f"{origin}: holds a name of more than {_MAX_LENGTH} characters, {name[:60]}...")
         if isinstance(value, Mapping):
             if id(value) not in visited:  # a file can hold a dict that holds itself
                 visited.add(id(value))
-                before = f"{name}." if name else ""
-                waiting += reversed([(f"{before}{key}", inner) for key, inner in value.items()])
+                prefix = f"{name}." if name else ""
+                waiting += reversed([(f"{prefix}{key}", inner) for key, inner in value.items()])
         elif isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized:
             if name in weights:
                 raise UserError(f"{origin}: holds two tensors of the name {name}")
@@ -143,11 +143,11 @@ def flatten_names(stored: Any, origin: str) -> Weights:
 
 
 def find_prefixes(names: Iterable[str], expected: Mapping[str, str]) -> dict[str, float]:
-    """Return the prefixes under which a network lies, each with the share of its weights that lie there.
+    """Return the possible prefixes of a network's names, each with the share of its weights that have this prefix.
 
     Args:
-        names: of a file's tensors.
-        expected: name in the file -> name in the network, of every weight that the network must have.
+        names: the names of a file's tensors.
+        expected: name in the file -> name in the network, for every weight that the network must have.
     """
     counts: Counter[str] = Counter()
     for name in names:
@@ -157,7 +157,7 @@ def find_prefixes(names: Iterable[str], expected: Mapping[str, str]) -> dict[str
                 counts[name[:start]] += 1
             start = name.find(".", start) + 1 or -1
     total = len(set(expected.values()))
-    return {prefix: count / total for prefix, count in counts.items() if count >= _ENOUGH * total}
+    return {prefix: count / total for prefix, count in counts.items() if count >= _MIN_SHARE * total}
 
 
 def find_weights(
@@ -167,29 +167,29 @@ def find_weights(
     origin: str,
     convert: Callable[[Weights], Weights] | None = None,
 ) -> FoundWeights:
-    """Return the weights of the one network with the expected names, or of the part of the file that a user names.
+    """Return the weights of the only network with the expected names, or of the part of the file that a user names.
 
     Args:
-        weights: of the whole file, see ``flatten_names``.
+        weights: all weights of the file, see ``flatten_names``.
         expected: see ``find_prefixes``.
-        part: a network's prefix, or words of it: "teacher.backbone", "encoder_q"; "" for the only one.
-        origin: the file, for the errors.
-        convert: gives weights of another layout the expected names; a network of that layout is found, too, and not
-            yet converted.
+        part: a network's prefix or some words of it: "teacher.backbone", "encoder_q"; "" for the only network.
+        origin: the file, for messages.
+        convert: gives weights of another layout the expected names. With it, a network of that layout is found too;
+            its weights are returned as they are in the file.
 
     Returns:
-        Everything under the network's prefix. If there is no such network, the whole file.
+        All weights under the network's prefix; if there is no such network, the whole file.
 
     Raises:
-        UserError: there are several networks and no part is named, or none of that name.
+        UserError: several networks are possible, or none has the name of the part.
     """
     prefixes = list(find_prefixes(weights, expected))
     if not prefixes and convert is not None:  # a network of another layout
         sizes = Counter(name[: end + 1] for name in weights for end, letter in enumerate(name) if letter == ".")
-        large = [prefix for prefix, size in sizes.items() if size >= _ENOUGH * len(set(expected.values()))]
+        large = [prefix for prefix, size in sizes.items() if size >= _MIN_SHARE * len(set(expected.values()))]
         groups = {_shared_prefix(name for name in weights if name.startswith(prefix)) for prefix in ("", *large)}
         prefixes = [
-            prefix for prefix in sorted(groups) if "" in find_prefixes(convert(_under(weights, prefix)), expected)
+            prefix for prefix in sorted(groups) if "" in find_prefixes(convert(_strip(weights, prefix)), expected)
         ]
     titles = [prefix.removesuffix(".") for prefix in prefixes]
     if part:
@@ -198,9 +198,9 @@ def find_weights(
         prefixes = prefixes or [_shared_prefix(name for name in weights if f".{part}." in f".{name}")]
         if not prefixes[0]:
             first_words = shorten(dict.fromkeys(name.partition(".")[0] for name in weights))
-            names = f"its names begin with {first_words or 'nothing: it holds no tensors'}"
-            known = f"it holds {shorten(titles)}" if any(titles) else names
-            raise UserError(f"{origin}: holds no network named {part}; {known}")
+            names = f"its names begin with {first_words}" if first_words else "it holds no tensors"
+            content = f"it holds {shorten(titles)}" if any(titles) else names
+            raise UserError(f"{origin}: holds no network named {part}; {content}")
     elif "" in prefixes or not prefixes:
         prefixes = [""]
     if len(prefixes) > 1:
@@ -209,23 +209,23 @@ def find_weights(
             f"{origin}: holds {len(titles)} networks, {shorten(titles)}; name one after the file: FILE#{titles[0]}"
         )
     prefix = prefixes[0]
-    return FoundWeights(_under(weights, prefix), prefix, [name for name in weights if not name.startswith(prefix)])
+    return FoundWeights(_strip(weights, prefix), prefix, [name for name in weights if not name.startswith(prefix)])
 
 
 def check_names(
     weights: Collection[str], needed: Iterable[str], is_known: Callable[[str], bool], origin: str, network: str
 ) -> None:
-    """Refuse weights of another network: any name that it does not know, and any that is missing.
+    """Raise an error if a name is unknown to the network, or one of its names is missing.
 
     Args:
         weights: the names in the file.
-        needed: the names that must be there; batch norm's counters may be missing.
+        needed: the names that must be in the file; batch norm's counters may be missing.
         is_known: whether the network has a weight of that name.
-        origin: the file, for the error.
-        network: the network, for the error.
+        origin: the file, for the message.
+        network: the network, for the message.
 
     Raises:
-        UserError: with the first such name.
+        UserError: a name is unknown or missing; the message shows the first one.
     """
     unknown = [name for name in weights if not is_known(name)]
     if unknown:
@@ -241,13 +241,13 @@ def check_names(
         )
 
 
-def shorten(names: Collection[str], most: int = _LISTED) -> str:
-    """Join the first names by commas, and say how many more there are."""
-    more = f", and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(list(names)[:most]) + more
+def shorten(names: Collection[str], limit: int = _NAMES_SHOWN) -> str:
+    """Return the first names, joined by commas, and the number of the others."""
+    more = f", and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(list(names)[:limit]) + more
 
 
-def _under(weights: Weights, prefix: str) -> Weights:
+def _strip(weights: Weights, prefix: str) -> Weights:
     return {name[len(prefix) :]: value for name, value in weights.items() if name.startswith(prefix)}
 
 

@@ -214,7 +214,7 @@ def test_only_the_last_stride_changes(name: str) -> None:
 def test_a_stride_that_cannot_be_removed_is_said_in_one_line(name: str, arguments: dict[str, int]) -> None:
     with torch.device("meta"), pytest.raises(UserError) as error:
         build_backbone(name, **{"last_stride": 1, **arguments})
-    words = "last_stride is 3: it can be 1" if "last_stride" in arguments else "leave out last_stride"
+    words = "last_stride is 3: it must be 1" if "last_stride" in arguments else "leave out last_stride"
     assert words in one_line(error)
 
 

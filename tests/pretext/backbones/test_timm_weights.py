@@ -133,7 +133,7 @@ def test_a_common_prefix_is_taken_off_and_said(
     torch.save(prefixed(weights, prefix), tmp_path / "x.pth")
     assert_loaded(tmp_path / "x.pth", resnet)
     (line,) = capsys.readouterr().err.splitlines()
-    assert str(tmp_path / "x.pth") in line and f"'{prefix}' is taken off" in line
+    assert str(tmp_path / "x.pth") in line and f"'{prefix}' was removed" in line
     torch.save(weights, tmp_path / "plain.pth")
     assert_loaded(tmp_path / "plain.pth", resnet)
     assert not capsys.readouterr().err
@@ -180,7 +180,7 @@ def test_one_of_several_networks_is_named(
     assert "holds 2 networks" in message and all(title in message for title in titles) and "FILE#" in message
     for part in parts:
         assert_loaded(f"{file}#{part}", resnet)
-        assert "is taken off" in capsys.readouterr().err
+        assert "was removed" in capsys.readouterr().err
     message = refusal("test_resnet", f"{file}#nobody")
     assert "holds no network named nobody" in message and titles[0] in message
     network = open_network(f"timm:test_resnet:{file}#{parts[0]}")

@@ -31,6 +31,7 @@ from pretext.recipe import PretrainSettings, build_colorizer
 from pretext.settings import to_plain
 from pretext.weights.exporter import ExportSettings, export
 from pretext.weights.inputs import FromRgb, affine_lightness
+from pretext.weights.plain_modules import TOLERANCE, largest_difference
 
 PRIOR = torch.arange(1, 314, dtype=torch.float64) / (313 * 157)
 Checkpoint = Callable[..., Path]
@@ -197,6 +198,14 @@ def test_the_affine_lightness_is_near_on_real_images(shared_data: Path) -> None:
     assert slopes[1] > slopes[0] > slopes[2] > 0
 
 
+def test_nan_in_either_output_fails_the_comparison() -> None:
+    good, bad = torch.ones(3), torch.tensor([1.0, torch.nan, 1.0])
+    assert largest_difference([(good, good), (2 * good, good)]) == 1
+    for pair in ((bad, good), (good, bad), (bad, bad)):
+        for pairs in ([pair, (good, good)], [(good, good), pair]):
+            assert not largest_difference(pairs) <= TOLERANCE
+
+
 @torch.no_grad()
 def test_an_rgb_front_end(checkpoint: Checkpoint) -> None:
     backbone = load_pretrained(checkpoint("tiny")).colorizer.backbone
@@ -240,14 +249,14 @@ def test_an_onnx_graph_from_rgb_to_ab(checkpoint: Checkpoint, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("name", "words", "message"),
     [
-        ("tiny", {"format": "timm"}, "backbone tiny is no model of timm"),
-        ("tiny", {"format": "torchvision"}, "backbone tiny is no model of timm"),
+        ("tiny", {"format": "timm"}, "backbone tiny is not a timm"),
+        ("tiny", {"format": "torchvision"}, "backbone tiny is not a timm"),
         ("test_convnext", {"format": "torchvision"}, "torchvision has no ResNet called test_convnext"),
-        ("resnet18", {"format": "timm", "input": "rgb"}, "input rgb is not for the format timm"),
+        ("resnet18", {"format": "timm", "input": "rgb"}, "format timm has no input rgb"),
         ("resnet18", {"format": "onnx", "input": "folded"}, "rgb, which is exact"),
         ("resnet18", {"input": "rgb"}, "pretext.FromRgb"),
         ("resnet18", {"format": "timm", "part": "colorizer"}, "no color head"),
-        ("test_nfnet", {"format": "timm", "input": "folded"}, "no plain convolution"),
+        ("test_nfnet", {"format": "timm", "input": "folded"}, "needs a plain convolution"),
         ("tiny", {"size": -1}, "size is -1"),
     ],
 )
@@ -266,7 +275,7 @@ def test_places_that_cannot_be_written(checkpoint: Checkpoint, tmp_path: Path) -
     (tmp_path / "x.safetensors").write_text("mine")
     for file, message in (
         (tmp_path / "x.safetensors", "exists; remove it"),
-        (tmp_path / "x.pt", "must end in .safetensors, or give another format"),
+        (tmp_path / "x.pt", "must end in .safetensors; change the name or the format"),
         (tmp_path / "x.safetensors" / "y.safetensors", "cannot write"),
     ):
         with pytest.raises(UserError, match=message):

@@ -240,7 +240,7 @@ def test_eccv16_with_its_bins_in_another_order(files: Files, lightness: Tensor, 
     shuffled["model_out.weight"] = shuffled["model_out.weight"][:, order].contiguous()
     safetensors.torch.save_file(shuffled, tmp_path / "x.safetensors")
     done = import_weights(tmp_path / "x.safetensors", tmp_path / "run")
-    assert "in another order, changed to ours" in done.notes[0]
+    assert "their order was changed" in done.notes[0]
     colorizer = load_pretrained(tmp_path / "run").colorizer
     _, _, ab = run_eccv16(lightness, shuffled)
     assert torch.allclose(colorizer.objective.decode(colorizer(lightness)), ab, atol=1e-3)
@@ -266,7 +266,7 @@ def test_siggraph17_with_hints(center: float, files: Files, lightness: Tensor, t
     """What the file's own code is fed where a hint is, and where none is: mask 1 and 0, less its center."""
     file, weights = files["siggraph17"]
     done = import_weights(file, tmp_path / "run", ImportSettings(mask_center=center))
-    assert any(f"less {center:g}" in line for line in done.notes)
+    assert any(f"minus {center:g}" in line for line in done.notes)
     colorizer = load_pretrained(tmp_path / "run").colorizer
     mask = torch.zeros_like(lightness)
     mask[..., 20:26, 30:36] = 1
@@ -390,13 +390,13 @@ def test_what_stands_before_all_names_is_taken_off(
     plain, weights = files[release]
     torch.save(WRAPPINGS[wrapping](weights), tmp_path / "x.pth")
     done = import_weights(tmp_path / "x.pth", tmp_path / "run")
-    assert any("is taken off the names" in line for line in done.lines())
+    assert any("was removed from the names" in line for line in done.lines())
     lightness = lightness if release != "vissl_alexnet" else torch.rand(1, 1, 99, 120) * 100
     backbone = load_pretrained(tmp_path / "run").colorizer.backbone
     close(backbone(lightness), load_release(plain).colorizer.backbone(lightness))
     capsys.readouterr()
     direct = load_release(tmp_path / "x.pth").colorizer.backbone
-    assert "is taken off the names" in capsys.readouterr().err
+    assert "was removed from the names" in capsys.readouterr().err
     close(backbone(lightness), direct(lightness))
 
 

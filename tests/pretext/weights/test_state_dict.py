@@ -37,7 +37,7 @@ def test_what_no_program_writes_is_refused_in_one_line() -> None:
         ({"a.b": torch.zeros(1), "a": {"b": torch.ones(1)}}, "two tensors of the name a.b"),
         (deep, "a name of more than 500 characters"),
         ({"x." * 500_000: torch.zeros(1)}, "a name of more than 500 characters"),
-        ([NETWORK], "no weights by name but a list"),
+        ([NETWORK], "holds a list instead of weights by name"),
     ):
         with pytest.raises(UserError, match=words) as error:
             flatten_names(stored, "file.pth")
