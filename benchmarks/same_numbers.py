@@ -81,8 +81,8 @@ def pretrain_jobs() -> Iterator[Job]:
         "hints": ("laptop_hints", f"{imagenette} --training.batch_size 8"),  # a large network
         "paper_alexnet": (
             "paper_alexnet",
-            f"{imagenette} --training.batch_size 2 --training.milestones [100,150] --data.holdout 16 "
-            "--objective.prior_pictures 200 --backbone.init_images 20",
+            f"{imagenette} --crop.size 96 --training.batch_size 1 --training.milestones [100,150] --data.holdout 16 "
+            "--objective.prior_pictures 200 --backbone.init_pictures 20",
         ),
     }
     for name, (recipe, words) in recipes.items():
