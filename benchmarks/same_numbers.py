@@ -315,29 +315,82 @@ def check_out(commit: str, folder: Path) -> None:
     assert archive.wait() == 0, commit
 
 
-def run_job(job: Job, code: Path, place: Path, data: Path, threads: int, reference: bool) -> Numbers:
+class Edition:
+    """An edition that runs commands. Its process has imported torch and the like, and forks for each command.
+
+    Args:
+        code: the folder of its code.
+        place: the folder in which its commands run.
+        threads: for torch.
+    """
+
+    def __init__(self, code: Path, place: Path, threads: int) -> None:
+        self.code, self.place = code, place
+        place.mkdir(parents=True, exist_ok=True)
+        environment = {
+            **os.environ, "PYTHONPATH": str(code), "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads),
+            "PRETINT_CACHE": str(place / "cache"), "COLUMNS": "200",
+        }  # fmt: skip
+        command = [sys.executable, "-u", "-c", SERVER]
+        self._process = subprocess.Popen(
+            command, cwd=place, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def run(self, argv: list[str]) -> tuple[int, str, str]:
+        """Run a command; return its exit code, its output and its error output."""
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.write(json.dumps(argv) + "\n")
+        self._process.stdin.flush()
+        code = int(self._process.stdout.readline())
+        return code, (self.place / "stdout").read_text(), (self.place / "stderr").read_text()
+
+    def close(self) -> None:
+        """End its process."""
+        assert self._process.stdin
+        self._process.stdin.close()
+        self._process.wait()
+
+
+SERVER = """
+import json, os, sys, traceback
+import PIL.Image, scipy.stats, sklearn.svm, skimage.data, timm, torch, torchvision  # what takes seconds
+for line in sys.stdin:
+    pid = os.fork()
+    if not pid:
+        for number, name in ((1, "stdout"), (2, "stderr")):
+            os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        from pretint.cli import main
+        try:
+            code = main(json.loads(line))
+        except SystemExit as end:
+            code = end.code or 0
+        except BaseException:
+            traceback.print_exc()
+            code = 1
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+def run_job(job: Job, edition: Edition, data: Path, reference: bool) -> Numbers:
     """The numbers of a job; the error alone, where a command fails."""
-    place.mkdir(parents=True, exist_ok=True)
-    environment = {
-        **os.environ, "PYTHONPATH": str(code), "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads),
-        "PRETINT_CACHE": str(place / "cache"), "COLUMNS": "200",
-    }  # fmt: skip
+    place = edition.place
     for words in job.commands:
         command = [
             (word if reference else rename(word)).format(
-                data=data, configs=code / "configs", edition="first" if reference else "head"
+                data=data, configs=edition.code / "configs", edition="first" if reference else "head"
             )
             for word in shlex.split(words)
         ]
-        done = subprocess.run(
-            [sys.executable, "-m", "pretint", *command], cwd=place, env=environment, capture_output=True, text=True
-        )
+        code, shown, errors = edition.run(command)
         for output in job.outputs:
             if output.startswith("stdout"):
-                (place / output).write_text(done.stdout)
-        if done.returncode:
-            last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
-            return {"error": f"{shlex.join(command)}: exit {done.returncode}: {' '.join(last)}"}
+                (place / output).write_text(shown)
+        if code:
+            last = (errors.strip() or shown.strip()).splitlines()[-1:]
+            return {"error": f"{shlex.join(command)}: exit {code}: {' '.join(last)}"}
     numbers: Numbers = {}
     for output in job.outputs:
         read = READERS[Path(output).suffix][0 if reference else 1]
@@ -403,17 +456,15 @@ def main() -> int:
     wanted = set(settings.only or {job.group for job in jobs})
     wanted |= {"pretrain"} if wanted & {"evaluate", "finetune", "scores"} else set()  # which use its networks
     for threads in settings.threads:
+        editions = {name: Edition(code, folder / name / f"threads-{threads}", threads) for name, code in sides.items()}
         for job in jobs:
             if job.group not in wanted or (job.group == "settings" and threads != settings.threads[0]):
                 continue
             sets: list[Numbers] = []
-            for name, code in sides.items():
-                place = folder / name / f"threads-{threads}"
-                saved = place / f"{job.group}-{job.name.replace(' ', '-').replace('/', '-')}.numbers.json"
+            for name, edition in editions.items():
+                saved = edition.place / f"{job.group}-{job.name.replace(' ', '-').replace('/', '-')}.numbers.json"
                 if not saved.exists():
-                    write_atomically(
-                        saved, json.dumps(run_job(job, code, place, data, threads, name == REFERENCE)).encode()
-                    )
+                    write_atomically(saved, json.dumps(run_job(job, edition, data, name == REFERENCE)).encode())
                 numbers = json.loads(saved.read_text())
                 if name == REFERENCE:  # kept in its own words, of which HEAD's may change again
                     numbers = {rename(key): rename(value) for key, value in numbers.items()}
@@ -421,6 +472,8 @@ def main() -> int:
             line = verdict(*sets)
             wrong += not line.startswith("identical")
             print(f"{job.group:9} {job.name:40} {threads} threads  {line}", flush=True)
+        for edition in editions.values():
+            edition.close()
     print(f"{REFERENCE} and {commit}: {'identical' if not wrong else f'{wrong} jobs differ or failed'}")
     if settings.keep is None:
         shutil.rmtree(folder)
