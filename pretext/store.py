@@ -18,13 +18,16 @@ import contextlib
 import fcntl
 import functools
 import hashlib
+import itertools
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pretext.engine import distributed
 from pretext.engine.progress import say
 from pretext.errors import UserError
 from pretext.files import write_atomically
@@ -34,7 +37,10 @@ SEAL = "seal"
 
 _DIGITS = 16
 _PART = re.compile(rf"[^.].*\.[0-9a-f]{{{_DIGITS}}}\.\w+")
-_LOCK = ".lock"
+_POLL_SECONDS = 0.1
+
+LOCK = ".lock"
+"""The name of the lock file of a folder."""
 
 
 def to_json(value: Any) -> bytes:
@@ -70,32 +76,48 @@ def _seal_of(record: Mapping[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def lock(folder: Path, advice: str, wait: Callable[[], object]) -> Iterator[None]:
-    """Create a folder and lock it while the context lasts.
+def lock(
+    file: Path,
+    busy: str,
+    wait: bool = False,
+    check: Callable[[], object] = lambda: None,
+    advice: str = "choose another folder",
+) -> Iterator[None]:
+    """Hold the lock of a file while the context lasts. The file and its folder are made if they do not exist.
 
     Args:
-        folder: the folder.
-        advice: what to do if it cannot be written, for the error: "name another cache folder".
-        wait: called if another process holds the lock, before it is waited for; it may raise.
+        file: the file.
+        busy: what a process does that holds the lock: "working on this run".
+        wait: wait for that process, and say so once; otherwise it is an error.
+        check: called while it waits; it may raise.
+        advice: what to do if the file cannot be written, for the error.
 
     Raises:
-        UserError: the folder cannot be written or locked.
+        UserError: the file cannot be written or locked, or another process holds the lock.
     """
+    folder = file.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / _LOCK).open("a")
+        opened = file.open("a")
     except OSError as error:
         raise UserError(f"{folder}: cannot write there ({error.strerror}); {advice}") from error
-    with file:
-        try:
+    with opened:
+        for attempt in itertools.count():
             try:
-                # Not flock, which workers inherit: they outlive a kill of this process for some seconds.
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except (BlockingIOError, PermissionError):
-                wait()
-                fcntl.lockf(file, fcntl.LOCK_EX)
-        except OSError as error:
-            raise UserError(f"{folder}: cannot be locked ({error.strerror}); {advice}") from error
+                # Not flock: workers inherit it, and they live for some seconds after a kill of this process.
+                fcntl.lockf(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except (BlockingIOError, PermissionError) as error:  # POSIX allows both
+                if not wait:
+                    raise UserError(f"{folder}: another process is {busy}; wait for it or stop it") from error
+                if not attempt and distributed.local_rank() == 0:
+                    say(f"{folder}: another process is {busy}; waiting for it")
+            except OSError as error:
+                raise UserError(
+                    f"{folder}: cannot be locked ({error.strerror}); {advice}, on a file system that supports locks"
+                ) from error
+            check()
+            time.sleep(_POLL_SECONDS)
         yield
 
 
@@ -136,20 +158,23 @@ class Artifact:
         folder: where it is, or will be.
         identity: plain values: everything that its content depends on.
         title: what it holds, for messages: "cached features".
-        advice: what to do if it cannot be read or written, for errors.
+        advice: what to do if it cannot be read or written, for errors: "name another cache folder".
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any], title: str, advice: str) -> None:
         self.folder, self.identity, self.title, self.advice = folder, identity, title, advice
 
     @contextlib.contextmanager
-    def open(self, wait: Callable[[], object]) -> Iterator[None]:
-        """Lock it while the context lasts, see ``lock``. Parts of another identity are removed.
+    def open(self, busy: str) -> Iterator[None]:
+        """Lock it while the context lasts; wait for a process that has it. Parts of another identity are removed.
+
+        Args:
+            busy: what a process does that has it open: "computing these features".
 
         Raises:
             UserError: it cannot be read, written or locked.
         """
-        with lock(self.folder, self.advice, wait):
+        with lock(self.folder / LOCK, busy, wait=True, advice=self.advice):
             try:
                 path = self.folder / "identity.json"
                 try:

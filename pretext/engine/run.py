@@ -25,7 +25,8 @@ from pretext.engine.checkpoint import DamagedFileError, check_zip, is_zip, save_
 from pretext.engine.progress import say_once
 from pretext.engine.settings import TrainingSettings
 from pretext.errors import OldFormatError, UserError
-from pretext.files import lock_folder, write_atomically
+from pretext.files import write_atomically
+from pretext.store import LOCK, lock
 from pretext.yaml_reader import read_yaml
 
 _KEPT = 2
@@ -55,7 +56,7 @@ def lock_run(folder: Path, settings: Settings, defaults: Settings | None = None)
         and not (folder.is_dir() and all(entry.name.startswith(".") for entry in folder.iterdir()))
     ):
         raise UserError(f"{folder}: exists, but is no run of Pretint; choose a new folder for the run")
-    with lock_folder(folder, "working on this run"):
+    with lock(folder / LOCK, "working on this run"):
         if path.exists() and newest_checkpoint(folder):  # without a checkpoint nothing depends on the old settings
             different = _differences(_completed(run_settings(folder), defaults or {}), settings)
             if different:

@@ -18,10 +18,11 @@ from pretext.contact_sheet import contact_sheet
 from pretext.engine.memory import explain_memory_shortage
 from pretext.engine.progress import progress
 from pretext.errors import ImageError, UserError
-from pretext.files import lock_folder, write_png
+from pretext.files import write_png
 from pretext.gamut import TEMPERATURE
 from pretext.methods.colorizer import resample
 from pretext.settings import to_plain
+from pretext.store import LOCK, lock
 from pretint.colorization.merge import ColorSource, Prediction, Scaled, merge_image
 from pretint.colorization.networks import LARGEST, MODELS, PALE, ColorRange, NetworkColorist
 from pretint.colorization.paths import SHEET, STANDARD, ColorizeJob, FinishedResults, beside, list_jobs
@@ -374,7 +375,7 @@ class _Coloring:
         ab_range = self.colors.add(ab)
         if self.memory is not None:
             if not self.locked:
-                self.locks.enter_context(lock_folder(self.folder, "coloring into it"))
+                self.locks.enter_context(lock(self.folder / LOCK, "coloring into it"))
                 self.locked = True
             self.memory.begin(self.results(job))
         colors: ColorSource = self.colorist.enlarged(ab, opened.lightness, photograph.size)

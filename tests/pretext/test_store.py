@@ -13,7 +13,7 @@ from processes import KILLS
 from waits import wait_until
 
 from pretext.errors import UserError
-from pretext.store import Artifact, Log, PartWriter, key_of, lock, seal, unseal
+from pretext.store import LOCK, Artifact, Log, PartWriter, key_of, lock, seal, unseal
 
 IDENTITY = {"weights": "abc", "view": [16, 1.0]}
 
@@ -29,7 +29,7 @@ def content(number: int) -> bytes:
 def fill(folder: Path, parts: int, pause: float = 0.0) -> None:
     """Write the parts that are missing, each in two pieces."""
     artifact = make(folder)
-    with artifact.open(lambda: None):
+    with artifact.open("making test parts"):
         done = artifact.parts()
         artifact.keep(done.values())
         for number in range(parts):
@@ -63,7 +63,7 @@ def test_another_identity_removes_the_parts(tmp_path: Path, capsys: pytest.Captu
     fill(tmp_path, 3)
     (tmp_path / "notes.txt").write_text("not a part")
     other = make(tmp_path, {"weights": "def"})
-    with other.open(lambda: None):
+    with other.open("making test parts"):
         assert not other.parts()
     assert "these test parts do not match" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "identity.json", "notes.txt"]
@@ -106,33 +106,44 @@ def test_kills_leave_whole_parts(tmp_path: Path) -> None:
 
 
 def _hold(folder: Path, seconds: float) -> None:
-    with lock(folder, "advice", lambda: None):
+    with lock(folder / LOCK, "holding it"):
         (folder / "held").touch()
         time.sleep(seconds)
         (folder / "held").unlink()
 
 
-def test_a_second_process_waits(tmp_path: Path) -> None:
+def test_a_second_process_waits_or_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     process = multiprocessing.get_context("fork").Process(target=_hold, args=(tmp_path, 0.5))
     process.start()
     wait_until((tmp_path / "held").exists, "it holds the lock")
-    calls: list[int] = []
-    with lock(tmp_path, "advice", lambda: calls.append(1)):
-        assert not (tmp_path / "held").exists() and calls == [1]
+    with (
+        pytest.raises(UserError, match="another process is writing; wait for it or stop it"),
+        lock(tmp_path / LOCK, "writing"),
+    ):
+        pass
+    with pytest.raises(InterruptedError), lock(tmp_path / LOCK, "writing", wait=True, check=_interrupt):
+        pass
+    with lock(tmp_path / LOCK, "writing", wait=True):
+        assert not (tmp_path / "held").exists()
+    assert capfd.readouterr().err.count(f"{tmp_path}: another process is writing; waiting for it\n") == 2
     process.join()
+
+
+def _interrupt() -> None:
+    raise InterruptedError
 
 
 def test_an_artifact_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(UserError, match=r"cannot write there .*; name another folder"),
-        make(tmp_path / "file").open(lambda: None),
+        make(tmp_path / "file").open("making test parts"),
     ):
         pass
     (tmp_path / "parts" / "identity.json").mkdir(parents=True)
     with (
         pytest.raises(UserError, match=r"test parts cannot be read .*; remove the folder, or name another"),
-        make(tmp_path / "parts").open(lambda: None),
+        make(tmp_path / "parts").open("making test parts"),
     ):
         pass
 

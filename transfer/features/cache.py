@@ -19,7 +19,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pretext.engine.progress import say
 from pretext.errors import UserError
 from pretext.store import Artifact, PartWriter, key_of
 
@@ -265,7 +264,7 @@ def lock_entry(
     """
     artifact = Artifact(folder / key_of(identity), identity, "cached features", "name another cache folder")
     entry = Entry(artifact, rows, dict(columns), storage)
-    with artifact.open(lambda: say(f"{entry.folder}: another process computes these features; waiting for it")):
+    with artifact.open("computing these features"):
         entry.load()
         try:
             yield entry

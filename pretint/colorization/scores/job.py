@@ -18,9 +18,10 @@ from pretext.data.labels import require_single_labels
 from pretext.engine.device import pick_device, versions
 from pretext.engine.memory import explain_memory_shortage
 from pretext.errors import UserError
-from pretext.files import lock_folder, write_atomically
+from pretext.files import write_atomically
 from pretext.gamut import TEMPERATURE, Gamut
 from pretext.prior import load_prior, rebalancing_weights
+from pretext.store import LOCK, lock
 from pretint.colorization.networks import LARGEST, ColorRange
 from pretint.colorization.scores.evaluators import Evaluators, open_panel
 from pretint.colorization.scores.images import ScoredImages
@@ -171,7 +172,7 @@ def score(
         warnings.filterwarnings("ignore", module="PIL")  # about odd metadata: unreadable images are listed
         # Every process takes the locks in one order, so that no two wait for each other.
         for folder in sorted({folder.resolve() for folder in (out, *folders)}):
-            locks.enter_context(lock_folder(folder, "scoring there", waited=True))
+            locks.enter_context(lock(folder / LOCK, "scoring there", wait=True))
         shared = identity | {"judges": [evaluator.digest for evaluator in panel.present]}
         ledgers = [
             Ledger(folder, method.name, shared | {"scored": method.identity}, panel.width)
