@@ -402,7 +402,7 @@ BAD: dict[str, tuple[str, str]] = {
     "cache is a file": ("knn RUN --train TRAIN --test TEST --cache TRAIN/class0/0.png", "another cache folder"),
     "out is a file": (
         "knn random:tiny --train TRAIN --test TEST --stages [conv1] --out TRAIN/class0/0.png",
-        "cannot write a result",
+        "cannot write there",
     ),
 }
 
