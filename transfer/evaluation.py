@@ -10,13 +10,14 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pretext import roles
 from pretext.data.batches import EvalDataset
 from pretext.data.duplicates import find_shared
 from pretext.engine.checkpoint import load_checkpoint, save_checkpoint
@@ -64,20 +65,20 @@ class EvaluationSettings:
         out: folder of the results; empty: results of a run go into the folder of the run, others into results.
     """
 
-    train: str = ""
-    test: str = ""
-    classes: list[str] = field(default_factory=list)
-    fraction: float = 1.0
-    size: int = 0
-    seed: int = 0
-    stages: list[str] = field(default_factory=list)
-    reference: bool = True
-    device: str = "auto"
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    workers: int = -1
-    cache: str = ""
-    storage: Literal["float16", "float32"] = "float16"
-    out: str = ""
+    train: str = roles.content("")
+    test: str = roles.content("")
+    classes: list[str] = roles.science(list)
+    fraction: float = roles.science(1.0)
+    size: int = roles.science(0)
+    seed: int = roles.seed()
+    stages: list[str] = roles.science(list)
+    reference: bool = roles.machine(True)
+    device: str = roles.machine("auto")
+    precision: Literal["auto", "bf16", "fp32"] = roles.science("auto")
+    workers: int = roles.machine(-1)
+    cache: str = roles.machine("")
+    storage: Literal["float16", "float32"] = roles.science("float16")
+    out: str = roles.machine("")
 
     def __post_init__(self) -> None:
         if not 0 <= self.size <= 4096 or not -1 <= self.workers <= 256 or not 0 <= self.seed < 2**63:

@@ -14,6 +14,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from pretext import roles
 from pretext.contact_sheet import contact_sheet
 from pretext.engine.memory import explain_memory_shortage
 from pretext.engine.progress import progress
@@ -42,7 +43,6 @@ FOLDER = Path("colored")
 _CELL = 320  # pixels
 _HELD = 60e6  # pixels of photographs that wait for others of their size
 _NAME = 255  # bytes
-_MACHINE = {"out", "sheet", "batch", "device", "megapixels", "first_frame"}  # settings that change no colors
 
 
 @dataclass
@@ -74,21 +74,21 @@ class ColorizeSettings:
         scribbles: settings of coloring by scribbles.
     """
 
-    out: Path | None = None
-    format: Literal["auto", "jpeg", "png", "webp", "tiff"] = "auto"
-    quality: int = QUALITY
-    size: int = 0
-    temperature: float = TEMPERATURE
-    saturation: float = 1.0
-    samples: int = 0
-    uncertainty: bool = False
-    hints: Path | None = None
-    first_frame: bool = False
-    megapixels: float = MEGAPIXELS
-    sheet: bool = True
-    batch: int = 0
-    seed: int = 0
-    device: str = "auto"
+    out: Path | None = roles.machine(None)
+    format: Literal["auto", "jpeg", "png", "webp", "tiff"] = roles.science("auto")
+    quality: int = roles.science(QUALITY)
+    size: int = roles.science(0)
+    temperature: float = roles.science(TEMPERATURE)
+    saturation: float = roles.science(1.0)
+    samples: int = roles.science(0)
+    uncertainty: bool = roles.science(False)
+    hints: Path | None = roles.science(None)
+    first_frame: bool = roles.machine(False)
+    megapixels: float = roles.machine(MEGAPIXELS)
+    sheet: bool = roles.machine(True)
+    batch: int = roles.machine(0)
+    seed: int = roles.seed()
+    device: str = roles.machine("auto")
     reference: ReferenceSettings = field(default_factory=ReferenceSettings)
     scribbles: ScribbleSettings = field(default_factory=ScribbleSettings)
 
@@ -167,7 +167,7 @@ def colorize(model: str | Path, images: Sequence[Path], settings: ColorizeSettin
         )
     memory = None
     if not streamed:
-        science = {key: value for key, value in values.items() if key not in _MACHINE}
+        science = roles.select(settings, "science", "seed")
         files = [] if is_scribbles else [colorist_file(model)]
         files += [Path(file) for file in (settings.hints, settings.reference.swatches) if file]
         memory = FinishedResults(settings.out or FOLDER, [str(model), science], files)

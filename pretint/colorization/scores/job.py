@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pretext import roles
 from pretext.data import ImageDataset, LabeledDataset, open_dataset, open_labeled
 from pretext.data.labels import require_single_labels
 from pretext.engine.device import pick_device, versions
@@ -75,22 +76,22 @@ class ScoreSettings:
         device: auto (the GPU if there is one), cpu, cuda, ...
     """
 
-    images: str = ""
-    out: str = ""
-    size: int = 256
-    most: int = 0
-    gray_threshold: float = 5.0
-    temperature: float = TEMPERATURE
-    prior: str = ""
-    lpips: str = ""
-    inception: str = ""
-    disjoint: str = ""
-    classifier: str = ""
-    against: str = ""
-    format: OutputFormat = "terminal"
-    seed: int = 0
-    batch: int = 8
-    device: str = "auto"
+    images: str = roles.content("")
+    out: str = roles.machine("")
+    size: int = roles.science(256)
+    most: int = roles.science(0)
+    gray_threshold: float = roles.science(5.0)
+    temperature: float = roles.science(TEMPERATURE)
+    prior: str = roles.science("")
+    lpips: str = roles.science("")
+    inception: str = roles.science("")
+    disjoint: str = roles.content("")
+    classifier: str = roles.content("")
+    against: str = roles.machine("")
+    format: OutputFormat = roles.machine("terminal")
+    seed: int = roles.seed()
+    batch: int = roles.machine(8)
+    device: str = roles.machine("auto")
 
     def __post_init__(self) -> None:
         if not _LEAST <= self.size <= LARGEST:
