@@ -14,6 +14,7 @@ from PIL import Image
 import pretint.cli
 from pretext.engine.journal import read_journal
 from pretext.errors import UserError
+from pretint.commands import COMMANDS
 
 SMALL = [
     "--data.source", "bundled",
@@ -131,7 +132,7 @@ def test_a_plan_takes_a_recipe_and_options(said: Pretint, tmp_path: Path, monkey
     refused(said("plan", tmp_path / "none.yaml"), "none.yaml", "cannot read")
 
 
-@pytest.mark.parametrize("command", list(pretint.cli.COMMANDS))
+@pytest.mark.parametrize("command", list(COMMANDS))
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         pretint.cli.main([command, "--help"])
