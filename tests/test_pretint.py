@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -232,3 +234,9 @@ def test_from_python(trained: Path) -> None:
 def test_user_errors_are_exceptions() -> None:
     with pytest.raises(UserError):
         raise UserError("one line")
+
+
+def test_the_list_of_commands_does_not_wait_for_torch() -> None:
+    code = "import sys, pretint.cli; pretint.cli.main(['--help']); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "pretrain  Learn features" in done.stdout and done.stdout.endswith("False\n")

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pretext.engine.signals import ExitStatus
 from pretext.settings import settings_file
 from pretint.cli.output import say
 from pretint.cli.submit import cluster, jobs_of
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
 
 def study(call: Call) -> int:
     """Run a study, and print its table."""
+    from pretext.engine.signals import ExitStatus  # with torch
     from pretint.study.cells import CellStore
     from pretint.study.local_runner import Status
     from pretint.study.report.page import write_study_report
