@@ -67,7 +67,7 @@ def extract_features(
 
 
 def start_extraction(source: Noise, cache: Path, log: Path, **how: Any) -> ForkProcess:
-    """A process that extracts with a worker in blocks of 64, or to a full disk; it writes what it would say to ``log``."""
+    """A process that extracts with a worker in blocks of 64, or to a full disk; ``log`` gets what it says."""
     process = multiprocessing.get_context("fork").Process(target=_extract, args=(source, cache, log), kwargs=how)
     process.start()
     return process
