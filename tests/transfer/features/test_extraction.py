@@ -223,7 +223,7 @@ def started(process: BaseProcess, cache: Path, blocks: int) -> None:
 
     def is_there() -> bool:
         assert process.is_alive(), "it ended by itself"
-        written = [len(list(entry.glob("*.block.*"))) for entry in cache.glob("*")]
+        written = [len(list(entry.glob("[0-9]*.block.*"))) for entry in cache.glob("*")]
         return len(written) == len(RULES) and min(written) >= blocks
 
     wait_until(is_there, f"{blocks} blocks of every entry", every=0.005)
@@ -267,7 +267,7 @@ def test_of_two_processes_one_waits(tmp_path: Path) -> None:
 
 def test_a_full_disk(tmp_path: Path) -> None:
     log, cache = tmp_path / "log", tmp_path / "cache"
-    process = start_extraction(Noise(400), cache, log, largest=50 * 2 * 256)  # fewer than the rows of a block
+    process = start_extraction(Noise(400), cache, log, largest=200 * 2 * 256)  # fewer than the rows of a block
     process.join()
     said = log.read_text()
     assert process.exitcode == 2 and "Traceback" not in said
