@@ -78,11 +78,11 @@ def pretrain_jobs() -> Iterator[Job]:
         "laptop": ("laptop", imagenette),
         "labels": ("laptop", f"{imagenette} --objective.name labels"),
         "regression": ("laptop_l2", imagenette),
-        "hints": ("laptop_hints", imagenette),
+        "hints": ("laptop_hints", f"{imagenette} --training.batch_size 8"),  # a large network
         "paper_alexnet": (
             "paper_alexnet",
-            f"{imagenette} --training.batch_size 2 --training.milestones [100,150] --data.holdout 16 "
-            "--objective.prior_pictures 200",
+            f"{imagenette} --crop.size 96 --training.batch_size 1 --training.milestones [100,150] --data.holdout 16 "
+            "--objective.prior_pictures 200 --backbone.init_pictures 20",
         ),
     }
     for name, (recipe, words) in recipes.items():

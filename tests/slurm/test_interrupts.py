@@ -20,6 +20,7 @@ from slurm_jobs import (
     wait_until_complete,
 )
 from virtual_slurm.cluster import VirtualCluster
+from waits import PATIENCE
 
 from slurm.records import attempts
 
@@ -46,7 +47,7 @@ def test_every_interrupt_with_every_kind_of_worker(
     assert {one.sent.id.partition("_")[2] for one in watched[1:]} == {"0", "1", "2"}, "they are one array"
     assert send("--name", "alone", "pretrain", "runs/alone", *SETTINGS, *STEPS) == 0
     counts = {one.name: len(one.left) for one in watched}
-    wait_for(lambda: sum(one.look() for one in watched) == len(watched), "interrupts", 600)
+    wait_for(lambda: sum(one.look() for one in watched) == len(watched), "interrupts", 2 * PATIENCE)
     wait_until_complete("alone", *(one.name for one in watched))
     alone = read_losses("runs/alone")
     assert [step for step, _ in alone] == list(range(1, 601))

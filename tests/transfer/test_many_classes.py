@@ -18,7 +18,7 @@ BLOCK = 4096  # images whose scores are held at once
 CONSTANT = 250e6  # bytes: a batch of images, pieces of held-out scores, resamples, names
 
 
-@pytest.fixture(scope="module", params=[1_000, 10_000])
+@pytest.fixture(scope="module")
 def images(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
     folder = tmp_path_factory.mktemp(f"classes{request.param}")
     write_images(folder, request.param, TRAIN, TEST)
@@ -26,14 +26,17 @@ def images(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.mark.parametrize(
-    ("command", "protocol", "mode"),
+    ("images", "command", "protocol", "mode"),
     [
-        ("probe", "modern", "cached"),
-        ("probe", "modern", "augmented"),
-        ("probe", "zhang2016", "cached"),
-        ("probe", "zhang2016", "augmented"),
-        ("knn", "knn", "cached"),
+        (1_000, "probe", "modern", "cached"),
+        (1_000, "probe", "modern", "augmented"),
+        (1_000, "probe", "zhang2016", "cached"),
+        (1_000, "probe", "zhang2016", "augmented"),
+        (1_000, "knn", "knn", "cached"),
+        (10_000, "probe", "modern", "cached"),
+        (10_000, "probe", "zhang2016", "augmented"),
     ],
+    indirect=["images"],
 )
 def test_memory_is_that_of_the_definition(images: tuple[Path, int], command: str, protocol: str, mode: str) -> None:
     folder, classes = images
