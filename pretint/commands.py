@@ -130,9 +130,13 @@ def _merge_algorithms(words: Sequence[str]) -> Sequence[str]:
     return merge_algorithms(words)
 
 
-def _places_last(words: Sequence[str]) -> Sequence[str]:
-    """Put PLACE=FOLDER, which may stand anywhere, like an option, after the file."""
-    return sorted(words, key=lambda word: bool(re.match(r"\w+=", word)))
+def places(words: Sequence[str]) -> list[str]:
+    """Return the words PLACE=FOLDER of a study, which may stand anywhere, like options."""
+    return [word for word in words if re.match(r"\w+=", word)]
+
+
+def _without_places(words: Sequence[str]) -> Sequence[str]:
+    return [word for word in words if word not in places(words)]
 
 
 RUN = Positional("run", "directory of the run")
@@ -218,7 +222,7 @@ _COMMANDS = (
             Positional("file", "the study: a YAML file, such as configs/study/ablation_small.yaml"),
             Positional("places", "PLACE=FOLDER, for the places in the file", nargs="*", kind=str),
         ),
-        "pretint.study.file:StudyOptions", rewrite=_places_last,
+        "pretint.study.file:StudyOptions", rewrite=_without_places,
     ),
     Command(
         "colorize", "color", "Color photographs, and show them side by side: gray, colored, original.",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pretext.settings import settings_file
 from pretint.cli.output import say
 from pretint.cli.submit import cluster, jobs_of
-from pretint.commands import Call
+from pretint.commands import Call, places
 
 if TYPE_CHECKING:
     from slurm.job_list import Item
@@ -24,9 +24,9 @@ def study(call: Call) -> int:
     from pretint.study.report.page import write_study_report
     from pretint.study.run import study as job
 
-    (path, places), options = call.positionals, call.settings
+    (path, others), options = call.positionals, call.settings
     with cluster() if options.on or CellStore(options.folder).jobs.is_dir() else contextlib.nullcontext():
-        done = job(path, places, options, _send)
+        done = job(path, [*places(call.words), *others], options, _send)
     cells = {cell.key: cell for cell in done.plan.cells}
     if options.dry_run:
         for key, cell in cells.items():
