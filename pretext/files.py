@@ -1,7 +1,6 @@
-"""Files that are written completely or not at all, and folders that are locked."""
+"""Files that are written completely or not at all."""
 
 import contextlib
-import fcntl
 import io
 import os
 from collections.abc import Iterator
@@ -62,36 +61,6 @@ def open_atomically(path: Path, size: str) -> Iterator[IO[bytes]]:
         raise UserError(
             f"{path}: cannot write {size} ({error.strerror}); free some disk space or choose another folder"
         ) from error
-
-
-@contextlib.contextmanager
-def lock_folder(folder: Path, doing: str, waited: bool = False) -> Iterator[None]:
-    """Lock a folder while the context lasts. It is created if it does not exist.
-
-    Args:
-        folder: the folder to lock.
-        doing: a description of the work, for the error message: "working on this run".
-        waited: wait for a process that holds the lock, and do not raise an error.
-
-    Raises:
-        UserError: the folder cannot be written to, or another process has locked it.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("a")
-    except OSError as error:
-        raise UserError(f"{folder}: cannot write there ({error.strerror}); choose another folder") from error
-    with lock:
-        try:
-            # Not flock: workers inherit it, and they live for some seconds after a kill of this process.
-            fcntl.lockf(lock, fcntl.LOCK_EX | (0 if waited else fcntl.LOCK_NB))
-        except (BlockingIOError, PermissionError) as error:
-            raise UserError(f"{folder}: another process is {doing}; wait for it or stop it") from error
-        except OSError as error:
-            raise UserError(
-                f"{folder}: cannot be locked ({error.strerror}); choose a folder on a file system that supports locks"
-            ) from error
-        yield
 
 
 def write_png(path: Path, image: Image.Image) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pretext import roles
 from pretext.backbones.contract import Backbone
 from pretext.color import rgb_to_lightness
 from pretext.data.batches import EvalDataset
@@ -44,8 +45,8 @@ class OnlineSettings:
             tests it. They stay in memory, 3 bytes per pixel, at most 1 GiB.
     """
 
-    source: str = ""
-    images: int = 2000
+    source: str = roles.machine("")
+    images: int = roles.machine(2000)
 
     def __post_init__(self) -> None:
         if self.images < 2:

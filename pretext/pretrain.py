@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from pretext import roles
 from pretext.backbones import build_backbone
 from pretext.color import rgb_to_ab, rgb_to_lightness
 from pretext.contact_sheet import contact_sheet
@@ -93,7 +94,9 @@ def pretrain(run: Path, settings: PretrainSettings) -> ExitStatus:
             check_contract(run, settings, state)
             check_images(run, state, settings, images)
 
-        with resume_or_start(run, to_plain(settings), place, build, check, to_plain(PretrainSettings())) as trainer:
+        free = roles.names(PretrainSettings, "machine", "content")
+        defaults = to_plain(PretrainSettings())
+        with resume_or_start(run, to_plain(settings), place, build, check, free, defaults) as trainer:
             validation, skipped = distributed.on_rank_zero(
                 lambda: build_validation(run, settings, images, trainer, prior)
             ) or (lambda journal: None, [])

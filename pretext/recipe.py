@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from pretext import roles
 from pretext.backbones import Backbone, build_backbone
 from pretext.backbones.contract import BackboneSettings
 from pretext.data import open_dataset, open_labeled
@@ -57,7 +58,7 @@ class PretrainSettings:
     training: TrainingSettings = field(default_factory=TrainingSettings)
     machine: MachineSettings = field(default_factory=MachineSettings)
     online: OnlineSettings = field(default_factory=OnlineSettings)
-    seed: int = 0
+    seed: int = roles.seed()
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:

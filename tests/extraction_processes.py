@@ -67,7 +67,7 @@ def extract_features(
 
 
 def start_extraction(source: Noise, cache: Path, log: Path, **how: Any) -> ForkProcess:
-    """A process that extracts with a worker, in blocks of 64, and writes what it would say to ``log``."""
+    """A process that extracts with a worker in blocks of 64, or to a full disk; ``log`` gets what it says."""
     process = multiprocessing.get_context("fork").Process(target=_extract, args=(source, cache, log), kwargs=how)
     process.start()
     return process
@@ -76,7 +76,8 @@ def start_extraction(source: Noise, cache: Path, log: Path, **how: Any) -> ForkP
 def _extract(source: Noise, cache: Path, log: Path, largest: int = 0) -> None:
     os.setsid()  # a group of its own, so that it can be killed with its worker
     torch.set_num_threads(1)  # threads do not survive a fork
-    transfer.features.cache.ROWS = 64
+    if not largest:
+        transfer.features.cache.ROWS = 64
     with log.open("w", buffering=1) as sys.stderr:
         if largest:
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +16,7 @@ from PIL import Image
 import pretint.cli
 from pretext.engine.journal import read_journal
 from pretext.errors import UserError
+from pretint.commands import COMMANDS
 
 SMALL = [
     "--data.source", "bundled",
@@ -131,7 +134,7 @@ def test_a_plan_takes_a_recipe_and_options(said: Pretint, tmp_path: Path, monkey
     refused(said("plan", tmp_path / "none.yaml"), "none.yaml", "cannot read")
 
 
-@pytest.mark.parametrize("command", list(pretint.cli.COMMANDS))
+@pytest.mark.parametrize("command", list(COMMANDS))
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         pretint.cli.main([command, "--help"])
@@ -231,3 +234,9 @@ def test_from_python(trained: Path) -> None:
 def test_user_errors_are_exceptions() -> None:
     with pytest.raises(UserError):
         raise UserError("one line")
+
+
+def test_the_list_of_commands_does_not_wait_for_torch() -> None:
+    code = "import sys, pretint.cli; pretint.cli.main(['--help']); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "pretrain  Learn features" in done.stdout and done.stdout.endswith("False\n")

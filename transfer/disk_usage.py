@@ -19,9 +19,10 @@ from pretext.plan.disk import (
     count_validations,
     estimate_records,
 )
+from pretext.store import key_of
 from transfer.evaluation import Evaluation, EvaluationSettings
 from transfer.features import cache_folder, wanted_entries
-from transfer.features.cache import Entry, key_of
+from transfer.features.cache import unwritten_bytes
 from transfer.finetune import FinetuneJob, starts
 from transfer.networks import open_networks
 from transfer.probes.knn import KnnSettings
@@ -147,7 +148,7 @@ def _evaluation_disk(
             for (evaluation, mode), entries in zip(alike, wanted, strict=True):
                 for identity, columns in entries.values():
                     key = key_of(identity)
-                    features[key] = Entry(folder / key, len(source), columns, settings.storage).unwritten_bytes
+                    features[key] = unwritten_bytes(folder / key, len(source), columns, settings.storage)
                 # Of poolings that give equal dimensions, one is evaluated.
                 dims = {stage: {entry.columns[stage] for entry in entries.values()} for stage in evaluation.stages}
                 passing = max(passing, _partial_size(protocol, mode, dims, classes))

@@ -5,19 +5,19 @@ extracts features, splits the images, reuses finished results, saves unfinished 
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pretext import roles
 from pretext.data.batches import EvalDataset
 from pretext.data.duplicates import find_shared
 from pretext.engine.checkpoint import load_checkpoint, save_checkpoint
@@ -26,6 +26,7 @@ from pretext.engine.memory import explain_memory_shortage, peak_memory, reset_pe
 from pretext.engine.progress import say
 from pretext.engine.signals import ExitStatus, catch_signals, exit_with
 from pretext.errors import UserError
+from pretext.store import lock
 from transfer.bootstrap import ABOUT, MetricName
 from transfer.features import CacheSettings, FeatureSet, View, cache_folder, extract
 from transfer.metrics import AveragePrecision, Metric, Row, Top1Accuracy
@@ -37,7 +38,6 @@ from transfer.targets import Targets, every_image, open_targets
 
 SAVED_EVERY = 20.0
 """About how many seconds of work are lost if the process is killed."""
-_POLL_SECONDS = 0.2  # between two checks whether another process has made a result
 _SAVED = "features and finished results are kept"
 
 
@@ -65,20 +65,20 @@ class EvaluationSettings:
         out: folder of the results; empty: results of a run go into the folder of the run, others into results.
     """
 
-    train: str = ""
-    test: str = ""
-    classes: list[str] = field(default_factory=list)
-    fraction: float = 1.0
-    size: int = 0
-    seed: int = 0
-    stages: list[str] = field(default_factory=list)
-    reference: bool = True
-    device: str = "auto"
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    workers: int = -1
-    cache: str = ""
-    storage: Literal["float16", "float32"] = "float16"
-    out: str = ""
+    train: str = roles.content("")
+    test: str = roles.content("")
+    classes: list[str] = roles.science(list)
+    fraction: float = roles.science(1.0)
+    size: int = roles.science(0)
+    seed: int = roles.seed()
+    stages: list[str] = roles.science(list)
+    reference: bool = roles.machine(True)
+    device: str = roles.machine("auto")
+    precision: Literal["auto", "bf16", "fp32"] = roles.science("auto")
+    workers: int = roles.machine(-1)
+    cache: str = roles.machine("")
+    storage: Literal["float16", "float32"] = roles.science("float16")
+    out: str = roles.machine("")
 
     def __post_init__(self) -> None:
         if not 0 <= self.size <= 4096 or not -1 <= self.workers <= 256 or not 0 <= self.seed < 2**63:
@@ -140,8 +140,7 @@ class Partial:
         Raises:
             KeyboardInterrupt, SystemExit: a signal requested a stop.
         """
-        if ending := self._stop_status():
-            exit_with(ending, _SAVED)
+        _leave(self._stop_status)
 
 
 class EvaluationTask(NamedTuple):
@@ -238,15 +237,14 @@ def evaluate(
         )
         with catch_signals() as stop_status:
             for number, train_features, test_features in zip(missing, train, test, strict=True):
-                if ending := stop_status():
-                    exit_with(ending, _SAVED)
+                _leave(stop_status)
                 evaluation = evaluations[number]
                 with evaluation.lock(stop_status) as finished:
                     results[number] = finished or evaluation.make_result(
                         train_features, test_features, make_rows, stop_status, copies
                     )
-            if (ending := stop_status()) and len(results) < len(evaluations):
-                exit_with(ending, _SAVED)
+            if len(results) < len(evaluations):
+                _leave(stop_status)
     return [results[number] for number in range(len(evaluations))]
 
 
@@ -317,21 +315,17 @@ class Evaluation:
             UserError: the result cannot be written there.
             KeyboardInterrupt, SystemExit: a signal requested a stop during the wait.
         """
-        try:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            lock = self.file.with_name(f".{self.file.stem}.lock").open("a")
-        except OSError as error:
-            raise UserError(
-                f"{self.file.parent}: cannot write a result there ({error.strerror}); make the folder writable, copy "
-                "the run, or, for networks that do not come from a run, choose another folder with --out"
-            ) from error
-        with lock:
-            if not _try_lock(lock):
-                say(f"{self.file}: another process makes this result; waiting for it")
-                while not _try_lock(lock):
-                    if ending := stop_status():
-                        exit_with(ending, _SAVED)
-                    time.sleep(_POLL_SECONDS)
+        advice = (
+            "make the folder writable, copy the run, or, for networks that do not come from a run, choose another "
+            "folder with --out"
+        )
+        with lock(
+            self.file.with_name(f".{self.file.stem}.lock"),
+            f"making {self.file.name}",
+            wait=True,
+            check=lambda: _leave(stop_status),
+            advice=advice,
+        ):
             yield self.load_finished()
 
     def make_result(
@@ -420,10 +414,7 @@ class Evaluation:
         )
 
 
-def _try_lock(lock: IO[str]) -> bool:
-    """Take the lock unless another process holds it; return whether this process has it now."""
-    try:
-        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
-    return True
+def _leave(stop_status: Callable[[], ExitStatus]) -> None:
+    """Stop if a signal requested it. Raises KeyboardInterrupt or SystemExit."""
+    if ending := stop_status():
+        exit_with(ending, _SAVED)

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from pretext import roles
 from pretext.data.batches import EvalDataset, stream
 from pretext.engine import distributed
 from pretext.engine.checkpoint import load_checkpoint
@@ -173,9 +174,8 @@ class FinetuneJob:
             "weights": model_info.weights,
             "rescaled": self.start.rescale,
         }
-        places = self.settings.places
-        shown = {k: v for k, v in to_plain(self.settings).items() if k not in ("reference", "out", *places)}
-        return {"task": self.task.name, "network": network, "places": places, **shown}
+        shown = roles.select(self.settings, "science", "seed") | {"machine": to_plain(self.settings.machine)}
+        return {"task": self.task.name, "network": network, "places": self.settings.places, **shown}
 
     @property
     def _side(self) -> int:
@@ -197,7 +197,9 @@ class FinetuneJob:
     def train(self, warned: Any) -> ExitStatus:
         """Train until all steps are done or a stop is requested."""
         settings, task, run = self.settings, self.task, self.folder
-        with resume_or_start(run, self.stored_settings, self.place, self._trainer, self._check_resumed) as trainer:
+        with resume_or_start(
+            run, self.stored_settings, self.place, self._trainer, self._check_resumed, free=("machine", "places")
+        ) as trainer:
             place = trainer.place
             validation = Validation(run, trainer, lambda network: self._evaluate_held(network, place))
             room = settings.machine.cache * 2**20 // (max(1, place.workers) * distributed.local_world_size())

@@ -14,12 +14,13 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from pretext import roles
 from pretext.backbones import BACKBONES, Backbone, Stage, build_backbone
 from pretext.backbones.from_timm import TimmColor
 from pretext.errors import UserError
 from pretext.pretrained import load_pretrained
 from pretext.recipe import PretrainSettings
-from pretext.settings import settings_file, to_plain
+from pretext.settings import settings_file
 from pretext.weights.inputs import FromRgb
 from pretext.weights.state_dict import weights_title
 
@@ -30,7 +31,6 @@ _FORMS = (
     "timm:MODEL:random"
 )
 _IMAGENET_SIZE = 224
-_FREE_SETTINGS = ("seed", "machine", "online")  # settings in which the runs of one group may differ
 
 
 @dataclass
@@ -139,7 +139,7 @@ def open_network(spec: str, seed: int = 0, arguments: Mapping[str, Any] | None =
             ) from error
     module = _freeze(FromRgb(backbone))
     weights = _digest(module, name, merged)
-    science = {key: value for key, value in to_plain(settings).items() if key not in _FREE_SETTINGS}
+    science = roles.select(settings, "science", "content")
     # Imported weights have 0 steps and the settings of their release, whatever they were trained on.
     imported = "" if pretrained.step else weights
     kind: Kind = "supervised" if str(settings.objective.name) == "labels" else "pretrained"

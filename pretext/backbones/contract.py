@@ -1,11 +1,12 @@
 """The interface of every backbone: named stages, and a forward pass that returns the features of all."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 
+from pretext import roles
 from pretext.errors import UserError
 
 Init = Literal["random", "data", "kmeans"]
@@ -26,11 +27,11 @@ class BackboneSettings:
         init_images: number of images for init data or kmeans; all are in memory at once.
     """
 
-    name: str = "tiny"
-    arguments: dict[str, Any] = field(default_factory=dict)
-    weights: str = ""
-    init: Init = "random"
-    init_images: int = 160
+    name: str = roles.science("tiny")
+    arguments: dict[str, Any] = roles.science(dict)
+    weights: str = roles.science("")
+    init: Init = roles.science("random")
+    init_images: int = roles.science(160)
 
     def __post_init__(self) -> None:
         if not all(isinstance(name, str) for name in self.arguments):

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from pretext import roles
 from pretext.data.order import locate, permute_index, quotas, uniforms
 from pretext.data.source import ImageDataset, digest_of_keys
 from pretext.errors import ImageError, UserError
@@ -39,11 +40,11 @@ class CropSettings:
             to the width / height of the image.
     """
 
-    size: int = 64
-    area: tuple[float, float] = (0.35, 1.0)
-    ratio: tuple[float, float] = (0.75, 4 / 3)
-    flip: float = 0.5
-    squash: bool = False
+    size: int = roles.science(64)
+    area: tuple[float, float] = roles.science((0.35, 1.0))
+    ratio: tuple[float, float] = roles.science((0.75, 4 / 3))
+    flip: float = roles.science(0.5)
+    squash: bool = roles.science(False)
 
     def __post_init__(self) -> None:
         if not 1 <= self.size <= 4096:

@@ -6,7 +6,6 @@ beside them lists the copies that were compared with their checksums. The proces
 """
 
 import contextlib
-import fcntl
 import hashlib
 import math
 import os
@@ -17,16 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pretext.data.tar_index import index_path
-from pretext.engine import distributed
-from pretext.engine.progress import progress, say, say_once
+from pretext.engine.progress import progress, say_once
 from pretext.errors import UserError
 from pretext.files import open_atomically, write_atomically
+from pretext.store import LOCK, lock
 
 LOCAL = "PRETINT_LOCAL"
 """The environment variable with a folder on a local disk of this machine."""
 
 _SUMS = "SHA256SUMS"
-_CHECKED, _LOCK = ".checked", ".lock"
+_CHECKED = ".checked"
 _LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](?:\./)?(.+)")
 _BLOCK = 2**22
 _MB = 1e6
@@ -98,7 +97,7 @@ def _copy_folder(folder: Path, paths: Sequence[Path], root: Path) -> Path:
     target = root / hashlib.sha256(content).hexdigest()[:16]
     if target.resolve().is_relative_to(folder.resolve()):
         raise UserError(f"{LOCAL} is {root}: lies in {folder}, the folder to copy; set it to a folder on a local disk")
-    with _lock_copy(target, folder):
+    with lock(target / LOCK, f"copying {folder} there", wait=True, advice=f"set {LOCAL} to a folder on a local disk"):
         try:
             checked = set((target / _CHECKED).read_text(encoding="utf-8").splitlines())
         except (OSError, ValueError):  # none yet, or damaged: all is copied again
@@ -134,27 +133,6 @@ def _describe_file(path: Path, sums: dict[str, str]) -> _File:
         return _File(path, sums[path.name], path.stat().st_size)
     except OSError as error:
         raise UserError(f"{path}: the shard cannot be read: {error.strerror}") from error
-
-
-@contextlib.contextmanager
-def _lock_copy(target: Path, folder: Path) -> Iterator[None]:
-    """Lock a copy while the context lasts; wait if another process has locked it."""
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-        lock = (target / _LOCK).open("a")
-    except OSError as error:
-        raise UserError(f"{target}: cannot write there ({error.strerror}); set {LOCAL} to another folder") from error
-    with lock:
-        try:
-            try:
-                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except (BlockingIOError, PermissionError):  # POSIX allows both errors
-                if distributed.local_rank() == 0:
-                    say(f"{folder}: another process is copying it to {target}; waiting for it")
-                fcntl.lockf(lock, fcntl.LOCK_EX)
-        except OSError as error:
-            raise UserError(f"{target}: cannot be locked ({error.strerror}); set {LOCAL} to a local disk") from error
-        yield
 
 
 def _copy_files(files: Sequence[_File], target: Path, folder: Path, marks: dict[str, str]) -> None:

@@ -30,6 +30,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from torch.utils.data import DataLoader, Dataset
 
+from pretext import roles
 from pretext.data import open_dataset, open_labeled
 from pretext.data.decode import decode
 from pretext.data.formats import KNOWN, ending_of
@@ -69,13 +70,13 @@ class PackSettings:
         workers: processes that read and encode; -1: one per core, 0: only the main process.
     """
 
-    shorter: int = 256
-    quality: int = 90
-    shard_mb: float = 1000.0
-    labels: bool = True
-    shuffle: bool = False
-    seed: int = 0
-    workers: int = -1
+    shorter: int = roles.science(256)
+    quality: int = roles.science(90)
+    shard_mb: float = roles.science(1000.0)
+    labels: bool = roles.science(True)
+    shuffle: bool = roles.science(False)
+    seed: int = roles.seed()
+    workers: int = roles.machine(-1)
 
     def __post_init__(self) -> None:
         if not 1 <= self.shorter <= 4096:

@@ -13,7 +13,8 @@ from pretext.data.decode import DECODER
 from pretext.data.patterns import MANIFEST
 from pretext.data.tar_index import index_path
 from pretext.errors import UserError, check_format
-from pretext.files import lock_folder, write_atomically
+from pretext.files import write_atomically
+from pretext.store import LOCK, lock
 
 _FORMAT = "pretint shards 2"
 
@@ -85,7 +86,7 @@ def lock_manifest(folder: Path, name: str, wanted: dict[str, Any]) -> Iterator[M
             raise UserError(f"{folder}: holds something that pretint pack did not write; choose a new folder")
     except OSError as error:
         raise UserError(f"{folder}: cannot write there ({error.strerror}); choose another folder") from error
-    with lock_folder(folder, "packing there"):
+    with lock(folder / LOCK, "packing there"):
         if not path.exists():
             yield Manifest(name, wanted)
             return

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from pretext import roles
 from pretext.errors import ImageError, UserError
 
 Labels = NDArray[np.int64] | NDArray[np.int8]
@@ -32,8 +33,8 @@ class DataSettings:
         holdout: the number of images, at most a tenth of all, that are not trained on, but used for validation.
     """
 
-    source: str | dict[str, float] = ""
-    holdout: int = 256
+    source: str | dict[str, float] = roles.content("")
+    holdout: int = roles.science(256)
 
     def __post_init__(self) -> None:
         if isinstance(self.source, dict):

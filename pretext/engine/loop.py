@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ def resume_or_start(
     place: ComputeConfig,
     build: Callable[[State | None, ComputeConfig], Trainer],
     check: Callable[[Path, State], None],
+    free: Collection[str],
     defaults: dict[str, Any] | None = None,
 ) -> Iterator[Trainer]:
     """Lock a run's folder and yield the trainer. If the run has a checkpoint, the newest one is loaded.
@@ -48,13 +49,14 @@ def resume_or_start(
         place: device, precision and workers; a resumed run keeps the precision that it began with.
         build: makes the trainer. It gets the state to resume from, or None for a new run. It must not load the state.
         check: gets a checkpoint's file and its state, and raises a ``UserError`` if this run cannot resume from it.
+        free: see ``lock_run``.
         defaults: see ``lock_run``.
 
     Raises:
         UserError: the folder cannot be used, its checkpoints are damaged, or one does not fit.
     """
     with ExitStack() as lock:
-        distributed.on_rank_zero(lambda: lock.enter_context(lock_run(run, settings, defaults)))
+        distributed.on_rank_zero(lambda: lock.enter_context(lock_run(run, settings, free, defaults)))
         checkpoint = distributed.broadcast_from_rank_zero(lambda: checkpoint_to_resume(run))
         state = None
         if checkpoint is not None:

@@ -12,7 +12,7 @@ import functools
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,24 +25,26 @@ from pretext.engine.checkpoint import DamagedFileError, check_zip, is_zip, save_
 from pretext.engine.progress import say_once
 from pretext.engine.settings import TrainingSettings
 from pretext.errors import OldFormatError, UserError
-from pretext.files import lock_folder, write_atomically
+from pretext.files import write_atomically
+from pretext.store import LOCK, lock
 from pretext.yaml_reader import read_yaml
 
 _KEPT = 2
 _DAMAGED = ".damaged"
-_FREE = ("machine", "online", "places")  # groups of settings that do not change the weights
-_PLACE = "data.source"
 Settings = dict[str, Any]
 
 
 @contextmanager
-def lock_run(folder: Path, settings: Settings, defaults: Settings | None = None) -> Iterator[None]:
+def lock_run(
+    folder: Path, settings: Settings, free: Collection[str] = (), defaults: Settings | None = None
+) -> Iterator[None]:
     """Create a run or open it again, and lock it: no other process can write to it meanwhile.
 
     Args:
         folder: the run's folder; created if it does not exist.
         settings: the settings as nested plain values. If the run has a checkpoint, they must be the settings that
-            the run began with, except for the groups ``machine`` and ``online``.
+            the run began with, except for ``free``.
+        free: names, with dots, of settings and groups that may change.
         defaults: values of the settings that did not exist yet when the run began.
 
     Raises:
@@ -55,9 +57,9 @@ def lock_run(folder: Path, settings: Settings, defaults: Settings | None = None)
         and not (folder.is_dir() and all(entry.name.startswith(".") for entry in folder.iterdir()))
     ):
         raise UserError(f"{folder}: exists, but is no run of Pretint; choose a new folder for the run")
-    with lock_folder(folder, "working on this run"):
+    with lock(folder / LOCK, "working on this run"):
         if path.exists() and newest_checkpoint(folder):  # without a checkpoint nothing depends on the old settings
-            different = _differences(_completed(run_settings(folder), defaults or {}), settings)
+            different = _differences(_completed(run_settings(folder), defaults or {}), settings, free)
             if different:
                 more = f"; and {len(different) - 5} more" if len(different) > 5 else ""
                 raise UserError(
@@ -203,16 +205,16 @@ def _completed(settings: Settings, defaults: Settings) -> Settings:
     return {**defaults, **settings, **nested}
 
 
-def _differences(old: Settings, new: Settings, prefix: str = "") -> list[str]:
+def _differences(old: Settings, new: Settings, free: Collection[str], prefix: str = "") -> list[str]:
     differences = []
     for key in sorted(old.keys() | new.keys()):
         name = f"{prefix}{key}"
         was, now = old.get(key), new.get(key)
+        if name in free and type(was) is type(now):  # images may come from one place or from several
+            continue
         if isinstance(was, dict) and isinstance(now, dict):
-            differences += _differences(was, now, f"{name}.")
-        elif name == _PLACE and isinstance(was, str) and isinstance(now, str):
-            continue  # images may move to another folder; their digest shows that they are the same
-        elif was != now and name.partition(".")[0] not in _FREE:
+            differences += _differences(was, now, free, f"{name}.")
+        elif was != now:
             differences.append(f"{name} was {was}, is now {now}")
     return differences
 

@@ -1,9 +1,10 @@
 """The settings of a training and of the machine that computes it."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
+from pretext import roles
 from pretext.data.batches import WorkerStart
 from pretext.engine.device import Precision
 from pretext.errors import UserError
@@ -39,24 +40,24 @@ class TrainingSettings:
             device supports it natively, else fp32.
     """
 
-    steps: int = 10_000
-    batch_size: int = 64
-    micro_batch: int = 0
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    lr: float = 2e-3
-    betas: tuple[float, float] = (0.9, 0.99)
-    nesterov: bool = True
-    weight_decay: float = 0.0
-    decay_biases: bool = True
-    bias_rate: float = 1.0
-    clip: float = 5.0
-    schedule: Literal["cosine", "multistep"] = "cosine"
-    warmup: int = 100
-    milestones: list[int] = field(default_factory=list)
-    decay_rate: float = 0.1
-    ema: float = 0.0
-    batch_norm: Literal["local", "synchronized"] = "local"
-    precision: Precision = "auto"
+    steps: int = roles.science(10_000)
+    batch_size: int = roles.science(64)
+    micro_batch: int = roles.science(0)
+    optimizer: Literal["adam", "adamw", "sgd"] = roles.science("adam")
+    lr: float = roles.science(2e-3)
+    betas: tuple[float, float] = roles.science((0.9, 0.99))
+    nesterov: bool = roles.science(True)
+    weight_decay: float = roles.science(0.0)
+    decay_biases: bool = roles.science(True)
+    bias_rate: float = roles.science(1.0)
+    clip: float = roles.science(5.0)
+    schedule: Literal["cosine", "multistep"] = roles.science("cosine")
+    warmup: int = roles.science(100)
+    milestones: list[int] = roles.science(list)
+    decay_rate: float = roles.science(0.1)
+    ema: float = roles.science(0.0)
+    batch_norm: Literal["local", "synchronized"] = roles.science("local")
+    precision: Precision = roles.science("auto")
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "lr"):
@@ -124,15 +125,15 @@ class MachineSettings:
             activations again in the backward pass (activation checkpointing): less memory, more time.
     """
 
-    device: str = "auto"
-    workers: int = -1
-    worker_start: WorkerStart = "default"
-    cache: int = 1024
-    checkpoint_every: int = 500
-    evaluate_every: int = 500
-    compile: bool = False
-    channels_last: bool = True
-    checkpoint_activations: bool = False
+    device: str = roles.machine("auto")
+    workers: int = roles.machine(-1)
+    worker_start: WorkerStart = roles.machine("default")
+    cache: int = roles.machine(1024)
+    checkpoint_every: int = roles.machine(500)
+    evaluate_every: int = roles.machine(500)
+    compile: bool = roles.machine(False)
+    channels_last: bool = roles.machine(True)
+    checkpoint_activations: bool = roles.machine(False)
 
     def __post_init__(self) -> None:
         for name in ("checkpoint_every", "evaluate_every"):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pretext import roles
 from pretext.data.order import mix
 from pretext.errors import UserError
 
@@ -31,12 +32,12 @@ class HintSettings:
         whole: share of the images that get the true color of every pixel as hints.
     """
 
-    sampled: bool = False
-    stop: float = 0.125
-    smallest: int = 1
-    largest: int = 9
-    spread: float = 0.25
-    whole: float = 0.01
+    sampled: bool = roles.science(False)
+    stop: float = roles.science(0.125)
+    smallest: int = roles.science(1)
+    largest: int = roles.science(9)
+    spread: float = roles.science(0.25)
+    whole: float = roles.science(0.01)
 
     def __post_init__(self) -> None:
         if not 0.01 <= self.stop < 1:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pretext import roles
 from pretext.color import at_least_float32
 from pretext.errors import UserError
 from pretext.gamut import STEP, STEP_RANGE, TEMPERATURE, Gamut, SoftTarget, bin_centers
@@ -51,18 +52,18 @@ class ObjectiveSettings:
             labeled data.source and backbone fusion, whose authors use 1/300 (0.00333). 0 learns only colors.
     """
 
-    name: str = "rebalanced"
-    stride: int = 8
-    bin_step: int = STEP
-    neighbors: int = 10
-    sigma: float = 5.0
-    prior: str = "estimate"
-    prior_images: int = 2000
-    uniform: float = 0.5
-    gray_threshold: float = 5.0
-    bounded: bool = False
-    huber: float = 0.0
-    classes_weight: float = 0.0
+    name: str = roles.science("rebalanced")
+    stride: int = roles.science(8)
+    bin_step: int = roles.science(STEP)
+    neighbors: int = roles.science(10)
+    sigma: float = roles.science(5.0)
+    prior: str = roles.science("estimate")
+    prior_images: int = roles.science(2000)
+    uniform: float = roles.science(0.5)
+    gray_threshold: float = roles.science(5.0)
+    bounded: bool = roles.science(False)
+    huber: float = roles.science(0.0)
+    classes_weight: float = roles.science(0.0)
 
     def __post_init__(self) -> None:
         known = [*OBJECTIVES, "labels"]

@@ -3,20 +3,17 @@
 import contextlib
 import sys
 from collections.abc import Sequence
-from difflib import get_close_matches
 from importlib.metadata import version
 
 from pretext.errors import RankGone, ReportedElsewhere, UserError
 from pretext.plugins import load_plugins
-from pretint.cli import commands
+from pretint.cli.commands import JOBS
 from pretint.cli.output import complain, say
-from pretint.cli.parser import Command
 from pretint.cli.study import study
 from pretint.cli.submit import jobs, submit
+from pretint.commands import COMMANDS, GROUPS, find_command, tasks
 
-__all__ = ["COMMANDS", "main"]
-
-COMMANDS: dict[str, Command] = {**commands.COMMANDS, "study": study, "submit": submit, "jobs": jobs}
+__all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,23 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         If the command stopped and can continue: 75 by USR2 or because another process of the run ended, 130 by Ctrl-C,
         143 by TERM.
     """
-    name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
-        if name in COMMANDS:
-            load_plugins()
-            return COMMANDS[name](rest)
-        if name in ("-h", "--help"):
-            say(
-                "usage: pretint COMMAND [--help | ...]",
-                "",
-                *(f"  {key:10}{job.__doc__}" for key, job in COMMANDS.items()),
-            )
-            return 0
-        if name == "--version":
-            say(f"pretint {version('pretint')}")
-            return 0
-        near = get_close_matches(name, COMMANDS, n=1)
-        raise UserError(f"no command is called {name}; {f'did you mean {near[0]}?' if near else 'see pretint --help'}")
+        return _run(words)
     except ReportedElsewhere:
         return 2
     except (UserError, OSError) as error:  # an OSError: the disk of the output is full, a name is too long, ...
@@ -60,3 +43,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         complain("pretint: stopped at once; run the same command again to continue, if the command can")
         return 130
+
+
+def _run(words: Sequence[str]) -> int:
+    if words[0] in ("-h", "--help"):
+        say("usage: pretint COMMAND [--help | ...]")
+        for group, title in GROUPS.items():
+            say("", f"{title}:")
+            say(*(f"  {one.name:10}{one.about}" for one in COMMANDS.values() if one.group == group))
+        return 0
+    if words[0] == "--version":
+        say(f"pretint {version('pretint')}")
+        return 0
+    if words[0] in COMMANDS:
+        load_plugins()
+    if words[0] == "submit":
+        return submit(words[1:])
+    if words[0] == "jobs":
+        return jobs(words[1:])
+    command, rest = find_command(words)
+    if command.name == "finetune":  # without a task
+        say("usage: pretint finetune TASK NETWORK ... [--help | ...]", "")
+        say(*(f"  {name:10}{task.about}" for name, task in tasks().items()))
+        raise SystemExit(0)
+    call = command.parse(rest)
+    return study(call) if command.name == "study" else JOBS[command.name.split()[0]](call)

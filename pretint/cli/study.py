@@ -2,37 +2,31 @@
 
 import contextlib
 import dataclasses
-import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pretext.engine.signals import ExitStatus
-from pretext.settings import Positional, settings_file
+from pretext.settings import settings_file
 from pretint.cli.output import say
-from pretint.cli.parser import read
 from pretint.cli.submit import cluster, jobs_of
+from pretint.commands import Call, places
 
 if TYPE_CHECKING:
     from slurm.job_list import Item
 
 
-def study(arguments: Sequence[str]) -> int:
-    """Run a study: pretrainings and evaluations from one file, here or on a cluster, and one table."""
+def study(call: Call) -> int:
+    """Run a study, and print its table."""
+    from pretext.engine.signals import ExitStatus  # with torch
     from pretint.study.cells import CellStore
-    from pretint.study.file import StudyOptions
     from pretint.study.local_runner import Status
     from pretint.study.report.page import write_study_report
     from pretint.study.run import study as job
 
-    file = Positional("file", "the study: a YAML file, such as configs/study/ablation_small.yaml")
-    places = Positional("places", "PLACE=FOLDER, for the places in the file", nargs="*", kind=str)
-    named = [word for word in arguments if re.match(r"\w+=", word)]  # at any position, like options
-    words = [word for word in arguments if word not in named]
-    (path, others), options = read(study, StudyOptions, [file, places], words)
+    (path, others), options = call.positionals, call.settings
     with cluster() if options.on or CellStore(options.folder).jobs.is_dir() else contextlib.nullcontext():
-        done = job(path, [*named, *others], options, _send)
+        done = job(path, [*places(call.words), *others], options, _send)
     cells = {cell.key: cell for cell in done.plan.cells}
     if options.dry_run:
         for key, cell in cells.items():

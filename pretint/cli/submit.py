@@ -7,23 +7,19 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pretext.errors import UserError
 from pretext.plugins import VARIABLE
-from pretext.settings import Positional, parse_command, settings_file, settings_from, to_plain
+from pretext.settings import parse_command, settings_file, settings_from, to_plain
 from pretext.yaml_reader import read_yaml
-from pretint.cli.commands import COMMANDS
 from pretint.cli.output import LISTED, say
-from pretint.cli.parser import only_read, read, understood
+from pretint.commands import COMMANDS, NOT_SENT, Call, find_command
 
 if TYPE_CHECKING:
     from pretext.plan.disk import DiskUsage
     from slurm import Job
     from slurm.job_list import Item, SubmitSettings
-
-SHARED = ("pretrain", "finetune")
-"""Commands that can run in several processes."""
 
 
 @contextlib.contextmanager
@@ -41,17 +37,17 @@ def cluster() -> Iterator[None]:
 
 @cluster()
 def submit(arguments: Sequence[str]) -> int:
-    """Send a command, or a list of them, to a cluster: submit --on CLUSTER.yaml COMMAND ..."""
+    """Send a command, or a list of them, to a cluster."""
     from slurm import ClusterSettings
     from slurm import submit as job
     from slurm.job_list import Item, SubmitSettings, parse_job_list, split_words
 
-    options, words = split_words(arguments, COMMANDS, ("again", "dry_run"))
+    options, words = split_words(arguments, [name for name in COMMANDS if name not in NOT_SENT], ("again", "dry_run"))
     for at, word in enumerate(options):
         if word == "--on" and at + 1 < len(options):  # checked separately: the file may not hold --name, --jobs, ...
             settings_file(ClusterSettings, Path(options[at + 1]))
-    about = f"{submit.__doc__} Options of submit come before the command, those of the command after it."
-    _, settings = understood(parse_command("pretint submit", about, SubmitSettings, [], options, "--on"))
+    about = f"{COMMANDS['submit'].about} Options of submit come before the command, those of the command after it."
+    _, settings = parse_command("pretint submit", about, SubmitSettings, [], options, "--on")
     if bool(words) == bool(settings.jobs):
         raise UserError("give either a command to submit, such as pretrain runs/x, or --jobs FILE")
     if settings.jobs and (settings.name or settings.after):
@@ -61,10 +57,10 @@ def submit(arguments: Sequence[str]) -> int:
         if settings.jobs
         else [Item(tuple(words), settings.name, tuple(settings.after), {})]
     )
-    parsed = [_read_item(item, settings) for item in items]
-    jobs = [_job(item, settings, *words) for item, words in zip(items, parsed, strict=True)]
+    calls = [_parse_item(item, settings) for item in items]
+    jobs = [_job(item, settings, call) for item, call in zip(items, calls, strict=True)]
     if settings.dry_run:
-        return _dry_run(jobs, settings, {job.name: words for job, words in zip(jobs, parsed, strict=True)})
+        return _dry_run(jobs, settings, {job.name: call for job, call in zip(jobs, calls, strict=True)})
     done = job(jobs, settings.folder, settings.again)
     say(*(f"{name}: {why}" for name, why in done.skipped))
     if settings.executor == "debug":
@@ -79,13 +75,13 @@ def submit(arguments: Sequence[str]) -> int:
 
 @cluster()
 def jobs(arguments: Sequence[str]) -> int:
-    """Show the jobs that were sent: their states, nodes, progress and errors. jobs cancel NAME ... cancels jobs."""
+    """Show the jobs that were sent, or cancel some."""
     from slurm import ClusterError, cancel, states
-    from slurm.states import JobsSettings, format_states
+    from slurm.states import format_states
 
-    words = Positional("names", "names of jobs, or their numbers; all jobs if none is given", nargs="*", kind=str)
     stop = list(arguments[:1]) == ["cancel"]
-    (names,), settings = read(jobs, JobsSettings, [words], arguments[stop:])
+    call = COMMANDS["jobs"].parse(arguments[stop:])
+    (names,), settings = call.positionals, call.settings
     if stop and not names:
         raise UserError("cancel: no job is named; give names or numbers, or all")
     if stop:
@@ -105,10 +101,10 @@ def jobs_of(items: "Sequence[Item]", settings: "SubmitSettings") -> "list[Job]":
     Raises:
         UserError: a mistake in one of them.
     """
-    return [_job(item, settings, *_read_item(item, settings)) for item in items]
+    return [_job(item, settings, _parse_item(item, settings)) for item in items]
 
 
-def _dry_run(jobs: "Sequence[Job]", settings: "SubmitSettings", parsed: Mapping[str, tuple[list[Any], Any]]) -> int:
+def _dry_run(jobs: "Sequence[Job]", settings: "SubmitSettings", calls: Mapping[str, Call]) -> int:
     """Print the jobs that would be sent, and their cost."""
     from pretext.plan.disk import pretrain_disk
     from pretext.plan.job import size
@@ -135,17 +131,16 @@ def _dry_run(jobs: "Sequence[Job]", settings: "SubmitSettings", parsed: Mapping[
     known: list[DiskUsage] = []
     unknown: dict[str, str] = {}
     for job in sent:
-        command = job.words[0]
-        positionals, job_settings = parsed[job.name]
+        command, _, positionals, job_settings = calls[job.name]
         try:
-            if command == "pretrain":
+            if command.name == "pretrain":
                 known.append(pretrain_disk(resolve_source(positionals[0], job_settings)))
-            elif command == "finetune":
-                known.append(finetune_disk(job.words[1], positionals[0], job_settings))
-            elif estimate := {"probe": probe_disk, "knn": knn_disk, "svm": svm_disk}.get(command):
+            elif command.name.startswith("finetune "):
+                known.append(finetune_disk(command.name.split()[1], positionals[0], job_settings))
+            elif estimate := {"probe": probe_disk, "knn": knn_disk, "svm": svm_disk}.get(command.name):
                 known.append(estimate(positionals[0], job_settings))  # type: ignore[operator]
             else:
-                unknown[command] = "not known beforehand"
+                unknown[command.name] = "not known beforehand"
         except UserError as error:  # images that only the nodes see, a run that another job will make
             unknown[job.name] = str(error)
     passing = sum(disk.passing for disk in known)
@@ -157,38 +152,39 @@ def _dry_run(jobs: "Sequence[Job]", settings: "SubmitSettings", parsed: Mapping[
     return 0
 
 
-def _read_item(item: "Item", settings: "SubmitSettings") -> tuple[list[Any], Any]:
-    """Return the positional arguments and settings of a job's command; a mistake in them is an error now."""
-    name, *rest = item.words
-    if name not in COMMANDS:
+def _parse_item(item: "Item", settings: "SubmitSettings") -> Call:
+    """Return a job's command with its arguments; a mistake in them is an error now."""
+    name = item.words[0]
+    if name not in COMMANDS or name in NOT_SENT:
         raise UserError(f"{item.name or name}: {name} is not a command that can be sent")
     try:
-        return only_read(COMMANDS[name], rest)
+        command, words = find_command(item.words)
+        if command.name == "finetune":
+            raise SystemExit
+        return command.parse(words)
     except UserError as error:
         raise UserError(f"{item.name}: {error}" if settings.jobs else str(error)) from error
     except SystemExit as shown:
         raise UserError(f"{item.name or name}: this command only prints help; there is nothing to send") from shown
 
 
-def _job(item: "Item", settings: "SubmitSettings", positionals: list[Any], job_settings: Any) -> "Job":
+def _job(item: "Item", settings: "SubmitSettings", call: Call) -> "Job":
     """Return a job to send.
 
     Args:
         item: the job as it was written down.
         settings: settings of submit.
-        positionals: positional arguments of its command.
-        job_settings: settings of its command.
+        call: its command with its arguments.
     """
     from slurm import ClusterSettings, Job
     from slurm.snapshot import freeze_file
 
-    command, *rest = item.words
-    written = {"pretrain": 0, "pack": 1}  # index of the argument that names the folder that only this job writes to
-    claims = str(Path(positionals[written[command]]).resolve()) if command in written else ""
+    command, positionals = call.command, call.positionals
+    claims = "" if command.writes is None else str(Path(positionals[command.writes]).resolve())
     requested = settings.cluster
     if item.ask:
         requested = settings_from(ClusterSettings, {**to_plain(requested), **item.ask}, f"{item.name}: ask")
-    if command not in SHARED:
+    if not command.in_processes:
         requested = requested.of_one_task
     plugins = [Path(name) for name in os.environ.get(VARIABLE, "").split(os.pathsep) if name]
     if plugins and VARIABLE not in requested.environment:  # copies: editing a plugin later does not change the job
@@ -197,6 +193,6 @@ def _job(item: "Item", settings: "SubmitSettings", positionals: list[Any], job_s
     name = item.name
     if not name:  # make it from the command and its first argument
         first = next((str(one[0] if isinstance(one, list) else one) for one in positionals if one), "")
-        words = [command, rest[0] if command == "finetune" and rest else "", Path(first).name or first]
+        words = [*command.name.split(), Path(first).name or first]
         name = "-".join(filter(None, (re.sub(r"[^\w.+%@]+", "-", word).strip("-.") for word in words)))[:100]
     return Job(tuple(item.words), name, requested, item.after, claims)

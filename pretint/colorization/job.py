@@ -14,14 +14,16 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from pretext import roles
 from pretext.contact_sheet import contact_sheet
 from pretext.engine.memory import explain_memory_shortage
 from pretext.engine.progress import progress
 from pretext.errors import ImageError, UserError
-from pretext.files import lock_folder, write_png
+from pretext.files import write_png
 from pretext.gamut import TEMPERATURE
 from pretext.methods.colorizer import resample
 from pretext.settings import to_plain
+from pretext.store import LOCK, lock
 from pretint.colorization.merge import ColorSource, Prediction, Scaled, merge_image
 from pretint.colorization.networks import LARGEST, MODELS, PALE, ColorRange, NetworkColorist
 from pretint.colorization.paths import SHEET, STANDARD, ColorizeJob, FinishedResults, beside, list_jobs
@@ -41,7 +43,6 @@ FOLDER = Path("colored")
 _CELL = 320  # pixels
 _HELD = 60e6  # pixels of photographs that wait for others of their size
 _NAME = 255  # bytes
-_MACHINE = {"out", "sheet", "batch", "device", "megapixels", "first_frame"}  # settings that change no colors
 
 
 @dataclass
@@ -73,21 +74,21 @@ class ColorizeSettings:
         scribbles: settings of coloring by scribbles.
     """
 
-    out: Path | None = None
-    format: Literal["auto", "jpeg", "png", "webp", "tiff"] = "auto"
-    quality: int = QUALITY
-    size: int = 0
-    temperature: float = TEMPERATURE
-    saturation: float = 1.0
-    samples: int = 0
-    uncertainty: bool = False
-    hints: Path | None = None
-    first_frame: bool = False
-    megapixels: float = MEGAPIXELS
-    sheet: bool = True
-    batch: int = 0
-    seed: int = 0
-    device: str = "auto"
+    out: Path | None = roles.machine(None)
+    format: Literal["auto", "jpeg", "png", "webp", "tiff"] = roles.science("auto")
+    quality: int = roles.science(QUALITY)
+    size: int = roles.science(0)
+    temperature: float = roles.science(TEMPERATURE)
+    saturation: float = roles.science(1.0)
+    samples: int = roles.science(0)
+    uncertainty: bool = roles.science(False)
+    hints: Path | None = roles.science(None)
+    first_frame: bool = roles.machine(False)
+    megapixels: float = roles.machine(MEGAPIXELS)
+    sheet: bool = roles.machine(True)
+    batch: int = roles.machine(0)
+    seed: int = roles.seed()
+    device: str = roles.machine("auto")
     reference: ReferenceSettings = field(default_factory=ReferenceSettings)
     scribbles: ScribbleSettings = field(default_factory=ScribbleSettings)
 
@@ -166,7 +167,7 @@ def colorize(model: str | Path, images: Sequence[Path], settings: ColorizeSettin
         )
     memory = None
     if not streamed:
-        science = {key: value for key, value in values.items() if key not in _MACHINE}
+        science = roles.select(settings, "science", "seed")
         files = [] if is_scribbles else [colorist_file(model)]
         files += [Path(file) for file in (settings.hints, settings.reference.swatches) if file]
         memory = FinishedResults(settings.out or FOLDER, [str(model), science], files)
@@ -374,7 +375,7 @@ class _Coloring:
         ab_range = self.colors.add(ab)
         if self.memory is not None:
             if not self.locked:
-                self.locks.enter_context(lock_folder(self.folder, "coloring into it"))
+                self.locks.enter_context(lock(self.folder / LOCK, "coloring into it"))
                 self.locked = True
             self.memory.begin(self.results(job))
         colors: ColorSource = self.colorist.enlarged(ab, opened.lightness, photograph.size)

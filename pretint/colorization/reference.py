@@ -23,6 +23,7 @@ from PIL import Image
 from scipy.spatial import KDTree
 from torch import Tensor
 
+from pretext import roles
 from pretext.color import rgb_to_lab
 from pretext.data.decode import decode
 from pretext.errors import UserError
@@ -84,10 +85,10 @@ class ReferenceSettings:
             - {reference: [10, 20, 80, 60], photo: [200, 40, 50, 50]}
     """
 
-    samples: int = SAMPLES
-    seed: int = 0
-    pixels: int = PIXELS
-    swatches: str = ""
+    samples: int = roles.science(SAMPLES)
+    seed: int = roles.seed()
+    pixels: int = roles.science(PIXELS)
+    swatches: str = roles.science("")
 
     def __post_init__(self) -> None:
         check_pixels(self.pixels)

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from scipy.sparse import linalg
 from torch import Tensor
 
+from pretext import roles
 from pretext.errors import UserError
 from pretint.colorization.hints import Hints
 from pretint.colorization.merge import Prediction
@@ -194,8 +195,8 @@ class ScribbleSettings:
             prints; less keeps colors better behind weak edges, and spreads them less over texture.
     """
 
-    pixels: int = PIXELS
-    variance: float = VARIANCE
+    pixels: int = roles.science(PIXELS)
+    variance: float = roles.science(VARIANCE)
 
     def __post_init__(self) -> None:
         check_pixels(self.pixels)

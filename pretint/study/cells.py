@@ -27,6 +27,7 @@ from pretext.engine.run import checkpoint_damage, newest_checkpoint
 from pretext.errors import UserError
 from pretext.files import write_atomically
 from pretext.plugins import VARIABLE, plugin_digests
+from pretext.store import LOCK, lock
 from pretint.colorization.scores.table import FORMAT
 from pretint.study.file import StudyOptions, StudySettings
 from transfer.results import read_result
@@ -304,13 +305,7 @@ class CellStore:
     @contextlib.contextmanager
     def lock_places(self) -> Iterator[None]:
         """Lock the choice of paths: two processes that choose at the same time would give one cell two paths."""
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            lock = (self.root / ".lock").open("a")
-        except OSError as error:
-            raise UserError(f"{self.root}: cannot write there ({error.strerror}); name another --folder") from error
-        with lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with lock(self.root / LOCK, "starting a study there", wait=True, advice="name another --folder"):
             yield
 
 

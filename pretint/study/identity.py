@@ -10,16 +10,15 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
+from pretext import roles
 from pretext.backbones import BACKBONES
 from pretext.data import open_dataset, open_labeled
 from pretext.data.source import fingerprint
 from pretext.methods.objectives import OBJECTIVES
 from pretext.plugins import plugin_contents
 from pretext.recipe import PretrainSettings, open_images
-from pretext.settings import to_plain
 from pretext.weights.state_dict import split_part
 from pretint.colorization.scores.job import ScoreSettings
-from transfer.evaluation import EvaluationSettings
 from transfer.probes.knn import KnnSettings
 from transfer.probes.linear import ProbeSettings
 from transfer.probes.svm import SvmSettings
@@ -40,14 +39,9 @@ EVALUATIONS: dict[str, type[Any]] = {
 }
 """The commands that can evaluate a variant, and their settings."""
 
-_MACHINE = {
-    EvaluationSettings: ("device", "workers", "cache", "out", "reference", "train", "test"),
-    ScoreSettings: ("device", "batch", "format", "against", "out", "images", "disjoint", "classifier"),
-}
 _PROTOCOLS: dict[type[Any], type[Any]] = {
     ProbeSettings: ProbeProtocol, KnnSettings: NearestProtocol, SvmSettings: SvmProtocol
 }  # fmt: skip
-_FREE = ("machine", "online")  # groups of pretraining settings that do not change the weights
 
 
 def key_of(*identity: Any) -> str:
@@ -62,12 +56,12 @@ def pretraining(settings: PretrainSettings) -> Any:
     Raises:
         UserError: the images cannot be had.
     """
-    changed = changed_settings(settings)
-    science = {name: value for name, value in changed.items() if name not in (*_FREE, "data", "seed")}
     source = settings.data.source
     named = {source: 1.0} if isinstance(source, str) else source
     images = [[source_digest(name), weight] for name, weight in named.items()]
     labels = open_images(settings).contents["labels"] if settings.objective.labeled else ""
+    science = changed_settings(settings, "science")
+    science.pop("data", None)
     return [_with_files(science), images, settings.data.holdout, labels, settings.seed]
 
 
@@ -93,8 +87,7 @@ def evaluation(command: str, settings: Any) -> Any:
         science = _without(settings.science, type(settings)().science)
         values = [_with_files(science), settings.protocol, settings.freeze_to, settings.seed]
         return [command, *values, *_task_digests(_TaskKey(settings))]
-    kind = next(kind for kind in _MACHINE if isinstance(settings, kind))
-    science = {name: value for name, value in changed_settings(settings).items() if name not in _MACHINE[kind]}
+    science = changed_settings(settings, "science", "seed")
     if isinstance(settings, ScoreSettings):
         disjoint = source_digest(settings.disjoint) if settings.disjoint else ""
         model, _, file = settings.classifier.partition(":")
@@ -106,9 +99,9 @@ def evaluation(command: str, settings: Any) -> Any:
     return [command, science, name, protocol, *_target_digests(settings.train, settings.test, tuple(settings.classes))]
 
 
-def changed_settings(settings: Any) -> dict[str, Any]:
-    """Return the settings that differ from their defaults, as plain values: a setting added later changes no key."""
-    return _without(to_plain(settings), to_plain(type(settings)()))
+def changed_settings(settings: Any, *chosen: roles.Role) -> dict[str, Any]:
+    """Return the settings of some roles that differ from their defaults: a setting added later changes no key."""
+    return _without(roles.select(settings, *chosen), roles.select(type(settings)(), *chosen))
 
 
 def _without(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -186,14 +179,10 @@ def _file(name: str) -> str:
 
 def differing_settings(settings: Mapping[str, PretrainSettings]) -> dict[str, dict[str, Any]]:
     """Return the settings in which some recipes differ, without seeds and machine settings: by setting, by recipe."""
-    flat = {name: dict(_flat(to_plain(recipe))) for name, recipe in settings.items()}
+    flat = {name: dict(_flat(roles.select(recipe, "science", "content"))) for name, recipe in settings.items()}
     keys = dict.fromkeys(key for values in flat.values() for key in values)
     by_key = {key: {name: values.get(key) for name, values in flat.items()} for key in keys}
-    return {
-        key: values
-        for key, values in by_key.items()
-        if key.partition(".")[0] not in (*_FREE, "seed") and len({json.dumps(v) for v in values.values()}) > 1
-    }
+    return {key: values for key, values in by_key.items() if len({json.dumps(v) for v in values.values()}) > 1}
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> "list[tuple[str, Any]]":

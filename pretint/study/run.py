@@ -18,7 +18,8 @@ from pretext.engine.progress import clock, say
 from pretext.engine.signals import ExitStatus
 from pretext.errors import UserError
 from pretext.escape import escape_controls
-from pretext.files import lock_folder, write_atomically
+from pretext.files import write_atomically
+from pretext.store import LOCK, lock
 from pretint.study.cells import PLAN, PRETRAIN, CellStore, StudyCell, StudyPlan, describe_call
 from pretint.study.expand import expand
 from pretint.study.file import StudyOptions, read_study
@@ -95,7 +96,7 @@ def study(file: Path, places: Sequence[str], options: StudyOptions, send: Send |
     plan = expand(settings, CellStore(options.folder))  # a mistake in it leaves no folder behind
     if options.dry_run:
         return StudyOutcome(folder, plan, initial_states(plan.cells, shelf), ExitStatus.COMPLETE)
-    with lock_folder(folder, "doing this study"):
+    with lock(folder / LOCK, "doing this study"):
         with shelf.lock_places():
             plan = expand(settings, shelf)
             for cell in plan.cells:

@@ -109,7 +109,7 @@ def test_files_with_code_in_them_are_refused(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     for content in ({"model": Evil(mark)}, Evil(mark)):
         torch.save(content, tmp_path / "x.pth")
-        with pytest.raises(UserError, match="would run code in it") as error:
+        with pytest.raises(UserError, match="would run code in the file") as error:
             open_colorist(tmp_path / "x.pth", "cpu")
         assert "\n" not in str(error.value) and not mark.exists()
 

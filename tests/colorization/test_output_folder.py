@@ -93,8 +93,8 @@ def test_two_processes_into_one_folder(model: Path, tmp_path: Path) -> None:
     photograph(40, 30).save(tmp_path / "a.jpg")
     settings = ColorizeSettings(out=tmp_path / "out", size=32, device="cpu")
     holding = (
-        "import sys, pathlib, pretext.files as f\n"
-        "with f.lock_folder(pathlib.Path(sys.argv[1]), 'there'):\n"
+        "import sys, pathlib, pretext.store as s\n"
+        "with s.lock(pathlib.Path(sys.argv[1]) / s.LOCK, 'there'):\n"
         "    print('held', flush=True)\n"
         "    sys.stdin.read()\n"
     )

@@ -93,7 +93,7 @@ def test_features_that_are_there_in_part(run: Path, sets: Path, tmp_path: Path) 
     settings = asked(KnnSettings, sets, tmp_path)
     for result in knn([str(run)], settings):
         Path(result.file).unlink()
-    file = next((tmp_path / "cache").glob("*/conv1.f16"))
+    file = next((tmp_path / "cache").glob("*/*.conv1.*"))
     whole = file.stat().st_size
     with file.open("r+b") as opened:
         opened.truncate(whole // 2)

@@ -1,6 +1,6 @@
 """Features of frozen networks: extracted in one pass over the images, pooled, cached on disk, read back in rows."""
 
-from transfer.features.cache import CacheSettings, cache_folder
+from transfer.features.cache import CacheSettings, Features, cache_folder
 from transfer.features.extraction import (
     FeatureSet,
     Rows,
@@ -13,6 +13,7 @@ from transfer.features.extraction import (
 __all__ = [
     "CacheSettings",
     "FeatureSet",
+    "Features",
     "Rows",
     "View",
     "cache_folder",

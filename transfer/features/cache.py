@@ -1,35 +1,26 @@
-"""The cache of features on disk: where it is, and its entries, rows of numbers in blocks with checksums.
+"""The cache of features on disk: an artifact for each network, image dataset and pooling rule.
 
-An entry is a folder, named by the hash of its identity:
+It holds rows of numbers, one for each image, in blocks. A block has these parts:
 
-identity.json   all that the rows depend on; if it differs, the entry is computed again
-conv1.f16 ...   a column of vectors: a row for each image, in order, raw, little-endian
-blocks.jsonl    a line for each block of rows: first and last row, the CRC-32 of every column's part, images that
-                cannot be read, seconds; and the CRC-32 of the line itself
-
-A block is valid once its line is written, which is after its rows are on the disk. So a kill at any moment leaves
-whole blocks, and anything behind them is overwritten.
+FIRST-LAST.conv1.DIGEST.f16    the rows of a column, from FIRST to before LAST: raw, little-endian
+FIRST-LAST.block.DIGEST.json   written last: the images that cannot be read, and the seconds that the rows took
 """
 
 import contextlib
-import fcntl
-import hashlib
 import json
 import os
 import shutil
 import time
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pretext.engine.progress import say
 from pretext.errors import UserError
-from pretext.files import write_atomically
+from pretext.store import Artifact, PartWriter, key_of
 
 Storage = Literal["float16", "float32"]
 Skip = tuple[int, str, str]
@@ -42,7 +33,6 @@ SECONDS = 20.0
 
 _TYPES: dict[Storage, str] = {"float16": "<f2", "float32": "<f4"}
 _ENDINGS: dict[Storage, str] = {"float16": "f16", "float32": "f32"}
-_CHUNK = 2**22
 
 
 @dataclass(frozen=True)
@@ -70,37 +60,79 @@ def cache_folder(folder: str = "") -> Path:
         raise UserError("there is no home folder to keep features in: set PRETINT_CACHE to a folder") from error
 
 
-@dataclass(frozen=True)
+class Matrix:
+    """Rows of features that are read from files on use.
+
+    Args:
+        blocks: (n, dims) each, perhaps memory maps: its rows, one block after the other.
+    """
+
+    def __init__(self, blocks: Sequence[NDArray[Any]]) -> None:
+        self._blocks = blocks
+        self._ends = np.cumsum([len(block) for block in blocks])
+        self.shape = int(self._ends[-1]), int(blocks[0].shape[1])
+        self.dtype = blocks[0].dtype
+        self.nbytes = sum(block.nbytes for block in blocks)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.concatenate(self._blocks).astype(dtype or self.dtype, copy=False)
+
+    def __getitem__(self, rows: "slice | NDArray[Any] | list[int]") -> NDArray[Any]:
+        """Return the rows of a slice or of an array of indices: (N, dims)."""
+        indices = np.arange(len(self))[rows] if isinstance(rows, slice) else np.asarray(rows)
+        chosen = np.empty((len(indices), self.shape[1]), self.dtype)
+        block_of = np.searchsorted(self._ends, indices, side="right")
+        for number in np.unique(block_of):
+            inside = block_of == number
+            first = self._ends[number] - len(self._blocks[number])
+            chosen[inside] = self._blocks[number][indices[inside] - first]
+        return chosen
+
+
+Features = Matrix | NDArray[np.floating]
+"""Rows of features, in files or in memory."""
+
+
+@dataclass
 class CacheBlock:
     """Rows that were written together."""
 
     first: int
     last: int
     """The row after the last one."""
-    checksums: dict[str, int]
-    skipped: list[Skip]
-    seconds: float
+    skipped: list[Skip] = field(default_factory=list)
+    seconds: float = 0.0
+    files: dict[str, Path] = field(default_factory=dict)
+    """The parts of its columns, and that of the block itself under the name "block"."""
 
-    def line(self) -> bytes:
-        """Return its line in the file."""
-        content = {**vars(self), "skipped": [list(entry) for entry in self.skipped]}
-        return _to_json({**content, "check": zlib.crc32(_to_json(content))}) + b"\n"
+    @property
+    def name(self) -> str:
+        """The beginning of the names of its parts."""
+        return f"{self.first:09}-{self.last:09}"
 
 
 @dataclass
 class Entry:
-    """A locked cache entry: no other process writes to it. Made by ``lock_entry``."""
+    """An entry of the cache: locked, so no other process writes to it. Made by ``lock_entry``."""
 
-    folder: Path
+    artifact: Artifact
     rows: int
     """The number of rows of a complete entry."""
     columns: dict[str, int]
     """Name -> dimensions."""
     storage: Storage
     blocks: list[CacheBlock] = field(default_factory=list)
-    _files: dict[str, IO[bytes]] = field(default_factory=dict)
     _open: CacheBlock | None = None
+    _writers: dict[str, PartWriter] = field(default_factory=dict)
     _began: float = 0.0
+
+    @property
+    def folder(self) -> Path:
+        """Its folder."""
+        return self.artifact.folder
 
     @property
     def done(self) -> int:
@@ -115,21 +147,7 @@ class Entry:
     @property
     def missing_bytes(self) -> int:
         """The room that the missing rows will take."""
-        return (self.rows - self.done) * self._row_bytes
-
-    @property
-    def unwritten_bytes(self) -> int:
-        """The bytes by which its files will still grow, also if the entry is not locked: no file is ever cut short."""
-        present = sum(self.path(column).stat().st_size for column in self.columns if self.path(column).is_file())
-        return max(0, self.rows * self._row_bytes - present)
-
-    @property
-    def _row_bytes(self) -> int:
-        return sum(self.columns.values()) * np.dtype(_TYPES[self.storage]).itemsize
-
-    def path(self, column: str) -> Path:
-        """Return the path of a column's file."""
-        return self.folder / f"{column}.{_ENDINGS[self.storage]}"
+        return (self.rows - self.done) * row_bytes(self.columns, self.storage)
 
     def append(self, rows: Mapping[str, NDArray[Any]], skipped: Sequence[Skip], seconds: float) -> None:
         """Write the next rows.
@@ -142,27 +160,19 @@ class Entry:
         Raises:
             UserError: the disk is full, or cannot be written to.
         """
-        if self._open is None:
-            self._open = CacheBlock(self.done, self.done, dict.fromkeys(self.columns, 0), [], 0.0)
-            self._began = time.monotonic()
-        block = self._open
-        checksums, count = dict(block.checksums), 0
         with self._writing():
+            if self._open is None:
+                self._open, self._began = CacheBlock(self.done, self.done), time.monotonic()
+                self._writers = {column: PartWriter(self.folder, column) for column in self.columns}
+            count = 0
             for column, dims in self.columns.items():
                 data = np.ascontiguousarray(rows[column], dtype=_TYPES[self.storage])
                 count = len(data)
-                assert data.shape[1:] == (dims,) and block.last + count <= self.rows
-                if column not in self._files:
-                    path = self.path(column)
-                    path.touch()
-                    # Never cut short: another process may have mapped rows that a checksum now says are damaged.
-                    self._files[column] = path.open("r+b")
-                    self._files[column].seek(self.done * dims * data.itemsize)
-                self._files[column].write(data.data)
-                checksums[column] = zlib.crc32(data.data, checksums[column])
-        self._open = CacheBlock(
-            block.first, block.last + count, checksums, [*block.skipped, *skipped], block.seconds + seconds
-        )
+                assert data.shape[1:] == (dims,) and self._open.last + count <= self.rows
+                self._writers[column].write(data.data)
+            self._open.last += count
+            self._open.skipped += skipped
+            self._open.seconds += seconds
 
     def due(self) -> bool:
         """Whether the open block should be closed."""
@@ -177,35 +187,33 @@ class Entry:
         Raises:
             UserError: as ``append``.
         """
-        if self._open is None:
+        block = self._open
+        if block is None:
             return
         with self._writing():
-            for file in self._files.values():
-                file.flush()
-                os.fsync(file.fileno())
-            with (self.folder / "blocks.jsonl").open("ab") as index:
-                index.write(self._open.line())
-                index.flush()
-                os.fsync(index.fileno())
-        self.blocks.append(self._open)
+            for column, writer in self._writers.items():
+                block.files[column] = writer.commit(f"{block.name}.{column}", _ENDINGS[self.storage])
+            about = json.dumps({"skipped": block.skipped, "seconds": block.seconds}).encode()
+            block.files["block"] = self.artifact.write(f"{block.name}.block", "json", about)
+        self.blocks.append(block)
         self._open = None
 
     def keep_before(self, row: int) -> None:
         """Drop the block that holds a row, and all blocks after it."""
-        self._truncate([block for block in self.blocks if block.last <= row])
+        assert self._open is None
+        self.blocks = [block for block in self.blocks if block.last <= row]
+        self.artifact.keep({path for block in self.blocks for path in block.files.values()})
 
     def close(self) -> None:
-        """Close the files; rows that are not safe yet are lost."""
-        for file in self._files.values():
-            with contextlib.suppress(OSError):  # a full disk, which was reported already
-                file.close()
-        self._files.clear()
+        """Drop the rows that are not safe yet."""
+        for writer in self._writers.values() if self._open else ():
+            writer.close()
 
-    def matrix(self, column: str) -> NDArray[Any]:
-        """Return a column of a complete entry: (rows, dims), read-only, mapped from the file."""
+    def matrix(self, column: str) -> Matrix:
+        """Return a column of a complete entry: (rows, dims)."""
         assert self.done == self.rows
-        shape = (self.rows, self.columns[column])
-        return np.memmap(self.path(column), dtype=_TYPES[self.storage], mode="r", shape=shape)
+        dtype, dims = _TYPES[self.storage], self.columns[column]
+        return Matrix([np.memmap(b.files[column], dtype, "r", shape=(b.last - b.first, dims)) for b in self.blocks])
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -217,40 +225,23 @@ class Entry:
                 f"and call again: it continues at row {self.done:,} of {self.rows:,}"
             ) from error
 
-    def _truncate(self, blocks: list[CacheBlock]) -> None:
-        """Keep only these blocks, the first ones."""
-        assert self._open is None and not self._files
-        self.blocks = blocks
-        write_atomically(self.folder / "blocks.jsonl", b"".join(block.line() for block in blocks))
-
-    def check(self) -> None:
-        """Load the blocks that are intact, up to the first damaged one; the rest is dropped."""
-        path = self.folder / "blocks.jsonl"
-        content = path.read_bytes() if path.is_file() else b""
-        blocks: list[CacheBlock] = []
-        for line in content.splitlines(keepends=True):
-            try:
-                values = json.loads(line)
-                del values["check"]
-                skipped = [(int(row), str(key), str(reason)) for row, key, reason in values["skipped"]]
-                block = CacheBlock(**{**values, "skipped": skipped})
-                follows = block.first == (blocks[-1].last if blocks else 0) and block.first < block.last <= self.rows
-                if block.line() != line or not follows or block.checksums.keys() != self.columns.keys():
-                    break
-            except (ValueError, TypeError, KeyError):  # cut by a kill, or damaged
-                break
-            blocks.append(block)
-        claimed = blocks[-1].last if blocks else 0
-        for column, dims in self.columns.items():
-            row_bytes = dims * np.dtype(_TYPES[self.storage]).itemsize
-            blocks = blocks[: _count_intact(self.path(column), column, row_bytes, blocks)]
-        good = blocks[-1].last if blocks else 0
-        if b"".join(block.line() for block in blocks) == content:
-            self.blocks = blocks
-            return
-        if good < claimed or content.count(b"\n") > len(blocks):  # more is wrong than one line that a kill cut
-            say(f"{self.folder}: cached features are damaged from row {good:,} on; they are computed again from there")
-        self._truncate(blocks)
+    def load(self) -> None:
+        """Load the blocks that are undamaged, up to the first row that is missing; the rest is dropped."""
+        parts = self.artifact.parts()
+        by_first: dict[int, CacheBlock] = {}
+        for name, path in parts.items():
+            span, _, kind = name.partition(".")
+            if kind == "block":
+                first, last = map(int, span.split("-"))
+                about = json.loads(path.read_bytes())
+                skipped = [(row, key, reason) for row, key, reason in about["skipped"]]
+                files = {column: parts[f"{span}.{column}"] for column in self.columns if f"{span}.{column}" in parts}
+                if len(files) == len(self.columns):
+                    by_first[first] = CacheBlock(first, last, skipped, about["seconds"], {**files, "block": path})
+        self.blocks = []
+        while self.done in by_first:
+            self.blocks.append(by_first[self.done])
+        self.keep_before(self.rows)
 
 
 @contextlib.contextmanager
@@ -271,50 +262,25 @@ def lock_entry(
     Raises:
         UserError: the entry cannot be written.
     """
-    description = _to_json(identity)
-    entry = Entry(folder / key_of(identity), rows, dict(columns), storage)
-    assert all(name and "/" not in name and not name.startswith(".") for name in columns)
-    try:
-        entry.folder.mkdir(parents=True, exist_ok=True)
-        lock = (entry.folder / ".lock").open("a")
-    except OSError as error:
-        raise UserError(f"{entry.folder}: cannot write there ({error.strerror}); name another cache folder") from error
-    with lock:
-        try:
-            try:
-                # Not flock, which workers inherit: they outlive a kill of this process for some seconds.
-                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except (BlockingIOError, PermissionError):
-                say(f"{entry.folder}: another process computes these features; waiting for it")
-                fcntl.lockf(lock, fcntl.LOCK_EX)
-        except OSError as error:
-            raise UserError(
-                f"{entry.folder}: cannot be locked ({error.strerror}); name a cache folder on another disk"
-            ) from error
-        try:
-            path = entry.folder / "identity.json"
-            if not path.is_file() or path.read_bytes() != description:
-                if path.exists():
-                    say(f"{entry.folder}: these cached features do not match, or are damaged; computing them again")
-                (entry.folder / "blocks.jsonl").unlink(
-                    missing_ok=True
-                )  # remove this file first, or it would count for the new identity
-                write_atomically(path, description)
-            entry.check()
-        except OSError as error:
-            raise UserError(
-                f"{entry.folder}: cached features cannot be read ({error.strerror}); remove the folder, or name "
-                "another cache folder"
-            ) from error
+    artifact = Artifact(folder / key_of(identity), identity, "cached features", "name another cache folder")
+    entry = Entry(artifact, rows, dict(columns), storage)
+    with artifact.open("computing these features"):
+        entry.load()
         try:
             yield entry
         finally:
             entry.close()
 
 
-def key_of(identity: Mapping[str, Any]) -> str:
-    """Return the name of the folder of an entry with this identity."""
-    return hashlib.sha256(_to_json(identity)).hexdigest()[:32]
+def unwritten_bytes(folder: Path, rows: int, columns: Mapping[str, int], storage: Storage) -> int:
+    """Return the bytes by which an entry will still grow, whether it is locked or not."""
+    present = sum(path.stat().st_size for path in folder.glob(f"*.{_ENDINGS[storage]}"))
+    return max(0, rows * row_bytes(columns, storage) - present)
+
+
+def row_bytes(columns: Mapping[str, int], storage: Storage) -> int:
+    """Return the size of a row of all columns."""
+    return sum(columns.values()) * np.dtype(_TYPES[storage]).itemsize
 
 
 def require_room(folder: Path, entries: Sequence[Entry]) -> None:
@@ -329,27 +295,3 @@ def require_room(folder: Path, entries: Sequence[Entry]) -> None:
             f"{folder}: features need {needed / 1e9:.3g} GB, and {free / 1e9:.3g} GB are free; make room, name another "
             "cache folder, or pool to fewer dimensions"
         )
-
-
-def _count_intact(path: Path, column: str, row_bytes: int, blocks: Sequence[CacheBlock]) -> int:
-    """Return how many of the blocks, from the first on, are intact in a column's file."""
-    if not blocks or not path.is_file():
-        return 0
-    buffer = bytearray(_CHUNK)
-    with path.open("rb", buffering=0) as file:
-        for number, block in enumerate(blocks):
-            left, checksum = (block.last - block.first) * row_bytes, 0
-            while left:
-                view = memoryview(buffer)[: min(left, _CHUNK)]
-                count = file.readinto(view) or 0
-                if not count:
-                    return number
-                checksum = zlib.crc32(view[:count], checksum)
-                left -= count
-            if checksum != block.checksums[column]:
-                return number
-    return len(blocks)
-
-
-def _to_json(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, default=str).encode()

@@ -21,7 +21,8 @@ from pretext.engine.memory import available_memory
 from pretext.engine.progress import progress
 from pretext.engine.signals import catch_signals, exit_with
 from pretext.errors import UserError
-from transfer.features.cache import CacheSettings, Entry, Storage, key_of, lock_entry, require_room
+from pretext.store import key_of
+from transfer.features.cache import CacheSettings, Entry, Features, Matrix, Storage, lock_entry, require_room, row_bytes
 from transfer.features.pool import dims_of, pool
 from transfer.networks import Network
 from transfer.results import code_digest
@@ -76,8 +77,8 @@ class FeatureSet:
         """Return the number of dimensions of a stage under a pooling rule."""
         return self._entries[rule].columns[stage]
 
-    def matrix(self, stage: str, rule: str) -> NDArray[Any]:
-        """Return (rows, dims), float16 or float32, read-only, mapped from the file: slices are read on use."""
+    def matrix(self, stage: str, rule: str) -> Matrix:
+        """Return (rows, dims), float16 or float32: rows are read from the files on use."""
         return self._entries[rule].matrix(stage)
 
 
@@ -87,11 +88,11 @@ class Rows:
     A matrix that fits is kept on the device; a larger one is read from its file row by row.
 
     Args:
-        matrix: (N, dims), float16 or float32, perhaps a memory map.
+        matrix: (N, dims), float16 or float32, in memory or in files.
         device: the device of the rows.
     """
 
-    def __init__(self, matrix: NDArray[np.floating], device: torch.device) -> None:
+    def __init__(self, matrix: Features, device: torch.device) -> None:
         self._matrix, self.device = matrix, device
         fits = matrix.nbytes * _MEMORY_SHARE <= available_memory(device)
         self._copy = torch.from_numpy(np.array(matrix)).to(device) if fits else None
@@ -410,6 +411,6 @@ def _feature_set(entries: Mapping[str, Entry]) -> FeatureSet:
         skipped=[skipped[row] for row in sorted(skipped)],
         good=good,
         seconds=max(sum(block.seconds for block in entry.blocks) for entry in entries.values()),
-        nbytes=sum(entry.path(column).stat().st_size for entry in entries.values() for column in entry.columns),
+        nbytes=sum(entry.rows * row_bytes(entry.columns, entry.storage) for entry in entries.values()),
         _entries=entries,
     )

@@ -18,6 +18,7 @@ from pretext.data.source import Labels
 from pretext.engine.progress import Advance, progress, say
 from pretext.errors import UserError
 from transfer.evaluation import EvaluationSettings, EvaluationTask, evaluate
+from transfer.features import Features
 from transfer.metrics import Row, make_row
 from transfer.protocols import NearestProtocol, find_protocol
 from transfer.results import Result
@@ -76,9 +77,9 @@ def knn_rows(task: EvaluationTask, protocol: NearestProtocol) -> list[Row]:
 
 
 def knn_scores(
-    train: NDArray[np.floating],
+    train: Features,
     labels: Labels,
-    test: NDArray[np.floating],
+    test: Features,
     classes: int,
     ks: Sequence[int],
     temperature: float = 0.07,
@@ -89,7 +90,7 @@ def knn_scores(
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """Yield the neighbors' votes for the test images, block by block, for several numbers of neighbors at once.
 
-    Both matrices are read block by block and never held in memory as a whole, so memory maps of any size work.
+    Both matrices are read block by block and never held in memory as a whole, so they may be of any size.
     The scores of all test images are never in memory together either: with thousands of classes they are larger than
     the features. If two neighbors are equally near, the one with the lower index counts as nearer.
 
@@ -132,7 +133,7 @@ def knn_scores(
         advance(len(queries), "")
 
 
-def _load_block(features: NDArray[np.floating], rows: NDArray[np.int64], device: torch.device | str) -> Tensor:
+def _load_block(features: Features, rows: NDArray[np.int64], device: torch.device | str) -> Tensor:
     """Return some rows as float32 of unit length."""
     return F.normalize(torch.from_numpy(features[rows].astype(np.float32, copy=False)).to(device), dim=1)
 
@@ -155,7 +156,7 @@ def _vote(similarity: Tensor, labels: Tensor, classes: int, temperature: float) 
 
 @torch.inference_mode()
 def _nearest(
-    train: NDArray[np.floating],
+    train: Features,
     rows: NDArray[np.int64],
     queries: Tensor,
     k: int,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from pretext import roles
 from pretext.data.batches import CropSettings, TrainDataset, batches
 from pretext.data.order import mix, permutation
 from pretext.data.source import LabeledDataset, digest_of_keys
@@ -44,8 +45,8 @@ class ProbeSettings(EvaluationSettings):
             augmented on fresh crops, computed again for every epoch; both, to see the gap.
     """
 
-    protocol: str = "modern"
-    mode: Literal["cached", "augmented", "both"] = "cached"
+    protocol: str = roles.science("modern")
+    mode: Literal["cached", "augmented", "both"] = roles.science("cached")
 
 
 def probe(networks: Sequence[str], settings: ProbeSettings) -> list[Result]:

@@ -25,6 +25,7 @@ from sklearn.metrics import average_precision_score
 from sklearn.model_selection import StratifiedKFold
 from sklearn.svm import LinearSVC
 
+from pretext import roles
 from pretext.data.order import mix, permutation
 from pretext.data.source import Labels
 from pretext.engine.memory import available_memory
@@ -60,7 +61,7 @@ class SvmSettings(EvaluationSettings):
         protocol: voc07_svm, or voc07_svm_lowshot: see docs/evaluation.md.
     """
 
-    protocol: str = "voc07_svm"
+    protocol: str = roles.science("voc07_svm")
 
 
 def svm(networks: Sequence[str], settings: SvmSettings) -> list[Result]:

@@ -11,6 +11,7 @@ from scipy.special import expit, softmax
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pretext import roles
 from pretext.data.batches import AugmentedDataset, Batch, CropSettings, EvalDataset, Sample, TrainDataset, label_of
 from pretext.data.order import mix, uniforms
 from pretext.data.source import ImageDataset
@@ -36,11 +37,11 @@ class ClassifyHeadSettings:
         dropout: for fc: the share of the hidden units that is dropped in training.
     """
 
-    kind: Literal["linear", "fc"] = "linear"
-    stage: str = ""
-    width: int = 4096
-    grid: int = 6
-    dropout: float = 0.5
+    kind: Literal["linear", "fc"] = roles.science("linear")
+    stage: str = roles.science("")
+    width: int = roles.science(4096)
+    grid: int = roles.science(6)
+    dropout: float = roles.science(0.5)
 
     def __post_init__(self) -> None:
         for name in ("width", "grid"):
@@ -129,9 +130,9 @@ class JitterSettings:
         flip: probability of mirroring left and right.
     """
 
-    size: int = 227
-    scale: tuple[float, float] = (0.5, 2.0)
-    flip: float = 0.5
+    size: int = roles.science(227)
+    scale: tuple[float, float] = roles.science((0.5, 2.0))
+    flip: float = roles.science(0.5)
 
     def __post_init__(self) -> None:
         if not 1 <= self.size <= 4096:
@@ -235,11 +236,11 @@ class ClassifySettings(FinetuneSettings):
         head: the head on the backbone.
     """
 
-    classes: list[str] = field(default_factory=list)
-    way: Literal["resized", "jittered"] = "resized"
+    classes: list[str] = roles.science(list)
+    way: Literal["resized", "jittered"] = roles.science("resized")
     crop: CropSettings = field(default_factory=CropSettings)
     jitter: JitterSettings = field(default_factory=JitterSettings)
-    test_crops: int = 1
+    test_crops: int = roles.science(1)
     head: ClassifyHeadSettings = field(default_factory=ClassifyHeadSettings)
 
     def __post_init__(self) -> None:

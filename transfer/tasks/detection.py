@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from pretext import roles
 from pretext.data.batches import AugmentedDataset, Batch, EvalDataset, Sample
 from pretext.data.source import ImageDataset
 from pretext.errors import ImageError, UserError
@@ -37,10 +38,10 @@ class DetectionSizes:
         difficult: learn from objects marked difficult, too.
     """
 
-    shorter: list[int] = field(default_factory=lambda: [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800])
-    longest: int = 1333
-    flip: float = 0.5
-    difficult: bool = False
+    shorter: list[int] = roles.science(lambda: [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800])
+    longest: int = roles.science(1333)
+    flip: float = roles.science(0.5)
+    difficult: bool = roles.science(False)
 
     def __post_init__(self) -> None:
         if not self.shorter or not all(1 <= length <= 4096 for length in self.shorter):
@@ -178,10 +179,10 @@ class DetectSettings(FinetuneSettings):
         head: the head on the backbone.
     """
 
-    size: int = 800
+    size: int = roles.science(800)
     sizes: DetectionSizes = field(default_factory=DetectionSizes)
-    proposals: str = "windows"
-    test_proposals: str = ""
+    proposals: str = roles.content("windows")
+    test_proposals: str = roles.content("")
     head: DetectHeadSettings = field(default_factory=DetectHeadSettings)
 
     def __post_init__(self) -> None:

@@ -5,7 +5,7 @@ positions of the backbone's maps, see ``regions``.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -17,6 +17,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import FeaturePyramidNetwork, clip_boxes_to_image
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from pretext import roles
 from pretext.backbones.contract import Stage
 from pretext.errors import UserError
 from transfer.tasks.alignment import FeatureAxis, FeatureNetwork, grids, stage_of
@@ -58,23 +59,23 @@ class DetectHeadSettings:
         most: the largest number of detections of an image.
     """
 
-    form: Literal["faster", "fast"] = "faster"
-    neck: str = "fpn"
-    channels: int = 256
-    box: Literal["layers", "stage"] = "layers"
-    box_after: str = ""
-    width: int = 1024
-    pooled: int = 7
-    pooling: Literal["mean", "max"] = "mean"
-    anchors: list[float] = field(default_factory=lambda: [32.0, 64.0, 128.0, 256.0, 512.0])
-    sampled: int = 256
-    candidates: tuple[int, int] = (2000, 1000)
-    proposals: tuple[int, int] = (2000, 1000)
-    rois: int = 512
-    positive: float = 0.25
-    least_score: float = 0.05
-    overlap: float = 0.5
-    most: int = 100
+    form: Literal["faster", "fast"] = roles.science("faster")
+    neck: str = roles.science("fpn")
+    channels: int = roles.science(256)
+    box: Literal["layers", "stage"] = roles.science("layers")
+    box_after: str = roles.science("")
+    width: int = roles.science(1024)
+    pooled: int = roles.science(7)
+    pooling: Literal["mean", "max"] = roles.science("mean")
+    anchors: list[float] = roles.science(lambda: [32.0, 64.0, 128.0, 256.0, 512.0])
+    sampled: int = roles.science(256)
+    candidates: tuple[int, int] = roles.science((2000, 1000))
+    proposals: tuple[int, int] = roles.science((2000, 1000))
+    rois: int = roles.science(512)
+    positive: float = roles.science(0.25)
+    least_score: float = roles.science(0.05)
+    overlap: float = roles.science(0.5)
+    most: int = roles.science(100)
 
     def __post_init__(self) -> None:
         for name in ("channels", "width", "pooled", "sampled", "rois", "most"):

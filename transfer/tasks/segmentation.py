@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.segmentation.deeplabv3 import ASPP
 
+from pretext import roles
 from pretext.backbones.contract import Stage
 from pretext.data.batches import AugmentedDataset, Batch, EvalDataset, Sample
 from pretext.data.source import ImageDataset
@@ -43,10 +44,10 @@ class SegmentHeadSettings:
         rates: for deeplab: dilations of the branches, in places. Published: 12, 24, 36 for stride 8; 6, 12, 18 for 16.
     """
 
-    kind: Literal["fcn32", "fcn16", "fcn8", "deeplab"] = "fcn32"
-    dropout: float = 0.5
-    width: int = 256
-    rates: list[int] = field(default_factory=lambda: [6, 12, 18])
+    kind: Literal["fcn32", "fcn16", "fcn8", "deeplab"] = roles.science("fcn32")
+    dropout: float = roles.science(0.5)
+    width: int = roles.science(256)
+    rates: list[int] = roles.science(lambda: [6, 12, 18])
 
     def __post_init__(self) -> None:
         if not 0 <= self.dropout < 1:
@@ -177,10 +178,10 @@ class SegmentationCrops:
         flip: probability of mirroring left and right.
     """
 
-    size: int = 480
-    shorter: int = 0
-    scale: tuple[float, float] = (0.5, 2.0)
-    flip: float = 0.5
+    size: int = roles.science(480)
+    shorter: int = roles.science(0)
+    scale: tuple[float, float] = roles.science((0.5, 2.0))
+    flip: float = roles.science(0.5)
 
     def __post_init__(self) -> None:
         if not 1 <= self.size <= 4096:
@@ -309,8 +310,8 @@ class SegmentSettings(FinetuneSettings):
         head: the head on the backbone.
     """
 
-    size: int = 0
-    sbd: str = ""
+    size: int = roles.science(0)
+    sbd: str = roles.content("")
     crops: SegmentationCrops = field(default_factory=SegmentationCrops)
     head: SegmentHeadSettings = field(default_factory=SegmentHeadSettings)
 

@@ -5,13 +5,14 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from pretext import roles
 from pretext.data.batches import AugmentedDataset, Batch, EvalDataset, Subset, stream
 from pretext.data.source import ImageDataset, fingerprint
 from pretext.engine import distributed
@@ -19,15 +20,12 @@ from pretext.engine.device import ComputeConfig, autocast
 from pretext.engine.progress import progress
 from pretext.engine.settings import MachineSettings, TrainingSettings
 from pretext.errors import UserError
-from pretext.settings import to_plain
 from transfer.adapt.backbone import BatchNorm
 from transfer.bootstrap import MetricName
 from transfer.metrics import Metric
 from transfer.tasks.alignment import FeatureNetwork
 
 _AT_ONCE = 8  # test images
-_PLACES = ("train", "test", "sbd", "proposals", "test_proposals")  # a result depends on the digests of their content
-_NOT_SCIENCE = (*_PLACES, "protocol", "freeze_to", "reference", "seed", "machine", "out")
 
 
 @dataclass
@@ -58,21 +56,21 @@ class FinetuneSettings:
         out: the folder for all output; empty: the folder of the run, and runs/finetuned for other networks.
     """
 
-    train: str = ""
-    test: str = ""
-    protocol: str = "modern"
-    freeze_to: str = ""
-    batch_norm: BatchNorm = "train"
-    backbone: dict[str, Any] = field(default_factory=dict)
-    color: bool = False
-    head_rate: float = 1.0
-    size: int = 224
-    holdout: int = 64
-    reference: bool = True
+    train: str = roles.content("")
+    test: str = roles.content("")
+    protocol: str = roles.science("modern")
+    freeze_to: str = roles.science("")
+    batch_norm: BatchNorm = roles.science("train")
+    backbone: dict[str, Any] = roles.science(dict)
+    color: bool = roles.science(False)
+    head_rate: float = roles.science(1.0)
+    size: int = roles.science(224)
+    holdout: int = roles.science(64)
+    reference: bool = roles.machine(True)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     machine: MachineSettings = field(default_factory=MachineSettings)
-    seed: int = 0
-    out: str = ""
+    seed: int = roles.seed()
+    out: str = roles.machine("")
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:
@@ -85,13 +83,13 @@ class FinetuneSettings:
     @property
     def science(self) -> dict[str, Any]:
         """The settings that change a result, without images, network, frozen stages and seed; plain values."""
-        names = [setting.name for setting in fields(self)]
-        return {name: to_plain(getattr(self, name)) for name in names if name not in _NOT_SCIENCE}
+        chosen = roles.select(self, "science")
+        return {name: value for name, value in chosen.items() if name not in ("protocol", "freeze_to")}
 
     @property
     def places(self) -> dict[str, str]:
         """The paths of the images and of their annotations, by setting."""
-        return {name: getattr(self, name) for name in _PLACES if hasattr(self, name)}
+        return roles.select(self, "content")
 
     @property
     def trained(self) -> str:

@@ -20,7 +20,7 @@ from pretext.data.folder import Folder
 from pretext.engine.progress import progress
 from pretext.engine.signals import exit_with
 from pretext.errors import ImageError, UserError
-from pretext.files import lock_folder
+from pretext.store import LOCK, lock
 from pretint.apps.turing.results import result_lines
 from pretint.apps.turing.store import Facts, Store
 from pretint.apps.web.sockets import address_of, check_port, open_listener, require_extra
@@ -250,9 +250,9 @@ def open_study(folder: Path, settings: TuringSettings) -> Iterator[tuple[Store, 
         pairs = Pairs(Path(settings.real), settings.algorithms())
         _require_pairs(len(pairs), settings)  # before a folder is made
         if not folder.exists():
-            with suppress(OSError):  # lock_folder reports it
+            with suppress(OSError):  # the lock reports it
                 folder.mkdir(0o700, parents=True)  # the links in it are secrets
-    with lock_folder(folder, "serving this study"):
+    with lock(folder / LOCK, "serving this study"):
         if pairs is None:
             store = Store.open(file)
             notes: list[str] = []

@@ -13,14 +13,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pretext import roles
 from pretext.data import ImageDataset, LabeledDataset, open_dataset, open_labeled
 from pretext.data.labels import require_single_labels
 from pretext.engine.device import pick_device, versions
 from pretext.engine.memory import explain_memory_shortage
 from pretext.errors import UserError
-from pretext.files import lock_folder, write_atomically
+from pretext.files import write_atomically
 from pretext.gamut import TEMPERATURE, Gamut
 from pretext.prior import load_prior, rebalancing_weights
+from pretext.store import LOCK, lock
 from pretint.colorization.networks import LARGEST, ColorRange
 from pretint.colorization.scores.evaluators import Evaluators, open_panel
 from pretint.colorization.scores.images import ScoredImages
@@ -74,22 +76,22 @@ class ScoreSettings:
         device: auto (the GPU if there is one), cpu, cuda, ...
     """
 
-    images: str = ""
-    out: str = ""
-    size: int = 256
-    most: int = 0
-    gray_threshold: float = 5.0
-    temperature: float = TEMPERATURE
-    prior: str = ""
-    lpips: str = ""
-    inception: str = ""
-    disjoint: str = ""
-    classifier: str = ""
-    against: str = ""
-    format: OutputFormat = "terminal"
-    seed: int = 0
-    batch: int = 8
-    device: str = "auto"
+    images: str = roles.content("")
+    out: str = roles.machine("")
+    size: int = roles.science(256)
+    most: int = roles.science(0)
+    gray_threshold: float = roles.science(5.0)
+    temperature: float = roles.science(TEMPERATURE)
+    prior: str = roles.science("")
+    lpips: str = roles.science("")
+    inception: str = roles.science("")
+    disjoint: str = roles.content("")
+    classifier: str = roles.content("")
+    against: str = roles.machine("")
+    format: OutputFormat = roles.machine("terminal")
+    seed: int = roles.seed()
+    batch: int = roles.machine(8)
+    device: str = roles.machine("auto")
 
     def __post_init__(self) -> None:
         if not _LEAST <= self.size <= LARGEST:
@@ -171,7 +173,7 @@ def score(
         warnings.filterwarnings("ignore", module="PIL")  # about odd metadata: unreadable images are listed
         # Every process takes the locks in one order, so that no two wait for each other.
         for folder in sorted({folder.resolve() for folder in (out, *folders)}):
-            locks.enter_context(lock_folder(folder, "scoring there", waited=True))
+            locks.enter_context(lock(folder / LOCK, "scoring there", wait=True))
         shared = identity | {"judges": [evaluator.digest for evaluator in panel.present]}
         ledgers = [
             Ledger(folder, method.name, shared | {"scored": method.identity}, panel.width)

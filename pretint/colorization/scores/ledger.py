@@ -1,69 +1,44 @@
-"""A file of records, one for each image, that only grows; a job that was stopped continues from it."""
+"""Records of images, which are kept as they are made; a job that was stopped continues from them."""
 
-import hashlib
-import json
+import base64
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pretext.errors import UserError
+from pretext.store import Log, key_of
 from pretint.colorization.merge import Float32Array
 
 ScoreRecord = dict[str, Any]
 
 
 class Ledger:
-    """Records by image, a line of JSON each, and for each a row of numbers, if there is a ``width``.
-
-    The first line is the identity. The rows are in a second file, float32, in the order of the lines. A
-    row is written before its line, so that each line has a row. What a kill cut short is removed when the
-    ledger is opened again.
+    """A record for each image, and for each record a row of numbers, if there is a ``width``.
 
     Args:
-        folder: the folder of the files; made if it does not exist.
-        name: the start of the file names; the hash of the identity is added.
+        folder: the folder of its file; made if it does not exist.
+        name: the start of the file's name; the hash of the identity is added.
         identity: plain values: everything that a record depends on, except the image.
         width: the length of a row; 0 for no rows.
 
-    Raises (every method): UserError, the files cannot be read or written.
+    Raises (every method): UserError, the file cannot be read or written.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        name: str,
-        identity: Mapping[str, Any],
-        width: int = 0,
-    ) -> None:
-        header = json.dumps({"identity": identity}, sort_keys=True)
-        stem = f"{slug(name)}-{hashlib.sha256(header.encode()).hexdigest()[:12]}"
-        self.path, self._rows_path, self.width = folder / f"{stem}.jsonl", folder / f"{stem}.f32", width
+    def __init__(self, folder: Path, name: str, identity: Mapping[str, Any], width: int = 0) -> None:
+        self.path, self.width = folder / f"{slug(name)}-{key_of(identity)[:12]}.jsonl", width
         self._records: dict[int, ScoreRecord] = {}
-        self._order: dict[int, int] = {}
-        try:
+        self._rows: dict[int, Float32Array] = {}
+        with self._errors():
             folder.mkdir(parents=True, exist_ok=True)
-            content = self.path.read_bytes() if self.path.exists() else b""
-            end = content.rfind(b"\n") + 1
-            if end < len(content):  # a kill cut the last line short
-                with self.path.open("r+b") as file:
-                    file.truncate(end)
-            if lines := content[:end].splitlines():
-                assert lines[0] == header.encode(), self.path
-                for place, record in enumerate(map(json.loads, lines[1:])):
-                    self._order[record["index"]], self._records[record["index"]] = place, record
-            else:
-                self._append(self.path, f"{header}\n".encode())
+            self._log = Log(self.path, identity, "scores")
+        for record in self._log.records:
             if width:
-                size = len(self) * width * 4
-                with self._rows_path.open("ab") as file:
-                    if file.tell() < size:  # a row is written before its line, but a power cut may lose it alone
-                        raise UserError(f"{self._rows_path}: shorter than {self.path.name} says; remove both files")
-                    file.truncate(size)
-        except OSError as error:
-            raise self._file_error(error) from error
+                self._rows[record["index"]] = np.frombuffer(base64.b64decode(record.pop("row")), "<f4")
+            self._records[record["index"]] = record
 
     def __len__(self) -> int:
         return len(self._records)
@@ -76,34 +51,29 @@ class Ledger:
 
     def add(self, records: Sequence[ScoreRecord], rows: Float32Array | None = None) -> None:
         """Append records, and their rows, (len(records), width)."""
-        assert (rows is not None and rows.shape == (len(records), self.width)) if self.width else rows is None
-        try:
-            if rows is not None:
-                self._append(self._rows_path, np.ascontiguousarray(rows, "<f4").tobytes())
-            text = "".join(f"{json.dumps(record, allow_nan=False)}\n" for record in records)
-            self._append(self.path, text.encode())
-        except OSError as error:
-            raise self._file_error(error) from error
-        for record in records:
-            self._order[record["index"]] = len(self._records)
-            self._records[record["index"]] = record
+        lines: Sequence[ScoreRecord] = records
+        if self.width:
+            assert rows is not None and rows.shape == (len(records), self.width)
+            texts = [base64.b64encode(row.astype("<f4").tobytes()).decode() for row in rows]
+            lines = [{**record, "row": text} for record, text in zip(records, texts, strict=True)]
+            self._rows |= {record["index"]: np.array(row) for record, row in zip(records, rows, strict=True)}
+        with self._errors():
+            self._log.append(lines)
+        self._records |= {record["index"]: record for record in records}
 
     def rows(self, indices: Sequence[int]) -> Float32Array:
         """Return the rows of these images: (len(indices), width)."""
-        if not indices:
-            return np.empty((0, self.width), np.float32)
-        stored = np.memmap(self._rows_path, "<f4", "r", shape=(len(self), self.width))
-        return np.asarray(stored[[self._order[index] for index in indices]], np.float32)
+        return np.array([self._rows[index] for index in indices], np.float32).reshape(-1, self.width)
 
-    @staticmethod
-    def _append(path: Path, content: bytes) -> None:
-        with path.open("ab") as file:
-            file.write(content)
-
-    def _file_error(self, error: OSError) -> UserError:
-        return UserError(
-            f"{self.path}: cannot be read or written ({error.strerror}); free some disk space and run the command again"
-        )
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"{self.path}: cannot be read or written ({error.strerror}); free some disk space and run the command "
+                "again"
+            ) from error
 
 
 def slug(name: str) -> str:

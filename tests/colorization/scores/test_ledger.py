@@ -44,20 +44,14 @@ def test_any_cut_of_the_end_loses_only_what_is_cut(tmp_path: Path, cut: int) -> 
     assert whole.rows([7, 4]).tolist() == [[0, 0, 0], [0, 1, 2]]
 
 
-def test_a_row_whose_line_was_never_written_is_dropped(tmp_path: Path) -> None:
+def test_a_damaged_record_is_made_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = filled(tmp_path).path
-    with path.with_suffix(".f32").open("ab") as file:
-        file.write(b"12345")
+    path.write_bytes(path.read_bytes().replace(b'"value": 2', b'"value": 3', 1))
     again = Ledger(tmp_path, "a method", WHO, 3)
-    again.add([{"index": 7, "value": 0}], np.full((1, 3), 7, np.float32))
-    assert Ledger(tmp_path, "a method", WHO, 3).rows([7]).tolist() == [[7, 7, 7]]
-
-
-def test_rows_that_are_gone_are_told_of(tmp_path: Path) -> None:
-    path = filled(tmp_path).path
-    path.with_suffix(".f32").write_bytes(b"")
-    with pytest.raises(UserError, match="remove both"):
-        Ledger(tmp_path, "a method", WHO, 3)
+    assert 2 not in again and len(again) == 2 and "1 of these scores is damaged" in capsys.readouterr().err
+    again.add([{"index": 2, "value": 2}], np.full((1, 3), 7, np.float32))
+    whole = Ledger(tmp_path, "a method", WHO, 3)
+    assert whole.rows([2, 9]).tolist() == [[7, 7, 7], [9, 9, 9]] and not capsys.readouterr().err
 
 
 def test_a_folder_that_is_a_file(tmp_path: Path) -> None:

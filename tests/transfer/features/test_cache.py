@@ -1,6 +1,5 @@
-"""A cache entry: blocks with checksums, damage of every kind, nothing wrong ever read back."""
+"""A cache entry: blocks of rows, damage of every kind, nothing wrong ever read back."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +9,8 @@ from numpy.typing import NDArray
 
 import transfer.features.cache
 from pretext.errors import UserError
-from transfer.features.cache import Entry, Storage, key_of, lock_entry, require_room
+from pretext.store import key_of
+from transfer.features.cache import Entry, Storage, lock_entry, require_room
 
 COLUMNS = {"conv1": 3, "conv2": 70_000}
 ROWS = 40
@@ -43,63 +43,53 @@ def rows_left(folder: Path) -> int:
 @pytest.mark.parametrize("storage", ["float16", "float32"])
 def test_what_is_written_is_read(tmp_path: Path, storage: Storage) -> None:
     place = fill(tmp_path, storage=storage)
-    assert place.name == key_of(IDENTITY) and len(place.name) == 32
-    assert json.loads((place / "identity.json").read_text()) == IDENTITY
+    assert place.name == key_of(IDENTITY)
     with lock_entry(tmp_path, IDENTITY, ROWS, COLUMNS, storage) as entry:
         assert entry.done == ROWS and entry.missing_bytes == 0
         assert sum(block.seconds for block in entry.blocks) == 6.0
         assert [skip for block in entry.blocks for skip in block.skipped][1] == (11, "11.png", "torn")
     for column in COLUMNS:
-        matrix = entry.matrix(column)
-        assert matrix.dtype == storage and not matrix.flags.writeable
-        assert (matrix == numbers(column, 0, ROWS, storage)).all()
-        assert entry.path(column).read_bytes() == numbers(column, 0, ROWS, storage).tobytes()
+        matrix, expected = entry.matrix(column), numbers(column, 0, ROWS, storage)
+        assert matrix.dtype == storage and matrix.shape == expected.shape and matrix.nbytes == expected.nbytes
+        assert (np.array(matrix) == expected).all()
+        chosen = np.random.default_rng(0).permutation(ROWS)
+        assert (matrix[chosen] == expected[chosen]).all() and (matrix[7:33:3] == expected[7:33:3]).all()
+        files = sorted(place.glob(f"*.{column}.*"))
+        assert b"".join(file.read_bytes() for file in files) == expected.tobytes()
 
 
 def cut_file(place: Path) -> None:
-    content = (place / "conv2.f16").read_bytes()
-    (place / "conv2.f16").write_bytes(content[: len(content) * 5 // 8])
+    (file,) = place.glob("000000020-*.conv2.*")
+    file.write_bytes(file.read_bytes()[:-100])
 
 
 def flip_a_bit(place: Path) -> None:
-    with (place / "conv1.f16").open("r+b") as file:
-        file.seek(25 * 3 * 2)
-        byte = file.read(1)
-        file.seek(-1, 1)
-        file.write(bytes([byte[0] ^ 1]))
+    (file,) = place.glob("000000020-*.conv1.*")
+    content = bytearray(file.read_bytes())
+    content[30] ^= 1
+    file.write_bytes(content)
 
 
-def change_a_line(place: Path) -> None:
-    lines = (place / "blocks.jsonl").read_text().splitlines(keepends=True)
-    lines[2] = lines[2].replace("torn", "worn")
-    (place / "blocks.jsonl").write_text("".join(lines))
+def change_a_reason(place: Path) -> None:
+    (file,) = place.glob("000000020-*.block.*")
+    file.write_text(file.read_text().replace("torn", "worn"))
 
 
-def cut_a_line(place: Path) -> None:
-    content = (place / "blocks.jsonl").read_bytes()
-    (place / "blocks.jsonl").write_bytes(content[: len(content) * 5 // 8])
+def lose(pattern: str) -> Callable[[Path], None]:
+    def remove(place: Path) -> None:
+        (file,) = place.glob(pattern)
+        file.unlink()
 
-
-def lose_a_line(place: Path) -> None:
-    lines = (place / "blocks.jsonl").read_text().splitlines(keepends=True)
-    (place / "blocks.jsonl").write_text("".join(lines[:2] + lines[3:]))
-
-
-def no_json(place: Path) -> None:
-    lines = (place / "blocks.jsonl").read_bytes().splitlines(keepends=True)
-    junk = [b"\xff\x00\n", b"[1, 2]\n", b'{"check": 3}\n', b"[" * 5000 + b"\n"]
-    (place / "blocks.jsonl").write_bytes(b"".join(lines[:2] + junk + lines[2:]))
+    return remove
 
 
 DAMAGES: list[tuple[Callable[[Path], object], int]] = [
     (cut_file, 20),
     (flip_a_bit, 20),
-    (change_a_line, 20),
-    (cut_a_line, 20),
-    (lose_a_line, 20),
-    (no_json, 20),
-    (lambda place: (place / "conv1.f16").unlink(), 0),
-    (lambda place: (place / "blocks.jsonl").unlink(), 0),
+    (change_a_reason, 20),
+    (lose("000000020-*.block.*"), 20),
+    (lose("000000020-*.conv1.*"), 20),
+    (lose("000000000-*.conv2.*"), 0),
     (lambda place: (place / "identity.json").write_text("{}"), 0),
     (lambda place: (place / "identity.json").unlink(), 0),
     (lambda place: (place / "identity.json").write_bytes(b"\xff\x00"), 0),
@@ -125,7 +115,7 @@ def test_damage_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     place = fill(tmp_path)
     flip_a_bit(place)
     rows_left(tmp_path)
-    assert f"{place}: cached features are damaged from row 20 on" in capsys.readouterr().err
+    assert f"{place}: 1 file of these cached features is damaged" in capsys.readouterr().err
     (place / "identity.json").write_text("{}")
     rows_left(tmp_path)
     assert "do not match" in capsys.readouterr().err
@@ -133,26 +123,22 @@ def test_damage_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 def test_rows_that_are_not_safe_do_not_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     place = fill(tmp_path, rows=20)
+    (place / ".conv1.part").write_bytes(b"as a kill leaves it")
     with lock_entry(tmp_path, IDENTITY, ROWS, COLUMNS, "float16") as entry:
         entry.append({name: numbers(name, 20, 30) for name in COLUMNS}, [], 1.0)
-    assert (place / "conv2.f16").stat().st_size > 20 * 70_000 * 2
-    with (place / "blocks.jsonl").open("ab") as file:
-        file.write(b'{"check": 12')  # as a kill amid the write leaves it
     assert rows_left(tmp_path) == 20
-    assert not capsys.readouterr().err
+    assert not capsys.readouterr().err and not list(place.glob(".*.part"))
     fill(tmp_path)
     assert rows_left(tmp_path) == ROWS
 
 
-def test_what_another_process_has_mapped_is_never_cut(tmp_path: Path) -> None:
+def test_what_another_process_has_mapped_stays(tmp_path: Path) -> None:
     place = fill(tmp_path)
     with lock_entry(tmp_path, IDENTITY, ROWS, COLUMNS, "float16") as entry:
-        mapped = entry.matrix("conv2")
+        matrix = entry.matrix("conv2")
         flip_a_bit(place)
-    with lock_entry(tmp_path, IDENTITY, ROWS, COLUMNS, "float16") as entry:
-        assert entry.done == 20
-        entry.append({name: numbers(name, 20, 25) for name in COLUMNS}, [], 1.0)
-        assert (mapped == numbers("conv2", 0, ROWS)).all()
+    assert rows_left(tmp_path) == 20
+    assert (np.array(matrix) == numbers("conv2", 0, ROWS)).all()
 
 
 def test_keep_before(tmp_path: Path) -> None:

@@ -1,0 +1,71 @@
+"""Roles of settings. A field of a dataclass of settings states its role in its metadata.
+
+science    changes the result
+seed       tells repetitions apart, which a table joins
+content    a path or a name of data, which counts by its content
+machine    where and how fast: the result is the same
+
+A setting that is a dataclass itself is a group: its fields have roles.
+"""
+
+from collections.abc import Callable
+from dataclasses import field, fields, is_dataclass
+from typing import Any, Literal, get_args
+
+from pretext.settings import to_plain
+
+Role = Literal["science", "seed", "content", "machine"]
+ROLES: tuple[Role, ...] = get_args(Role)
+
+
+def science(default: Any) -> Any:
+    """Return a field that changes the result. A function or type as default makes the default."""
+    return _field("science", default)
+
+
+def seed(default: int = 0) -> Any:
+    """Return a field that tells repetitions apart."""
+    return _field("seed", default)
+
+
+def content(default: Any) -> Any:
+    """Return a field that counts by the content of what it names."""
+    return _field("content", default)
+
+
+def machine(default: Any) -> Any:
+    """Return a field that does not change the result."""
+    return _field("machine", default)
+
+
+def _field(role: Role, default: Any) -> Any:
+    if isinstance(default, Callable):  # type: ignore[arg-type]
+        return field(default_factory=default, metadata={"role": role})
+    return field(default=default, metadata={"role": role})
+
+
+def names(kind: type, *chosen: Role) -> list[str]:
+    """Return the names, with dots, of the settings of some roles; a group that has no others is named as a whole."""
+    selected = []
+    for setting in fields(kind):
+        group = setting.type
+        if isinstance(group, type) and is_dataclass(group):
+            inner = names(group, *chosen)
+            is_whole = inner == [each.name for each in fields(group)]
+            selected += [setting.name] if is_whole else [f"{setting.name}.{name}" for name in inner]
+        elif setting.metadata["role"] in chosen:
+            selected.append(setting.name)
+    return selected
+
+
+def select(settings: Any, *chosen: Role) -> dict[str, Any]:
+    """Return the settings of some roles as nested plain values, without groups that have none."""
+    values: dict[str, Any] = {}
+    for setting in fields(settings):
+        value = getattr(settings, setting.name)
+        if is_dataclass(value):
+            if inner := select(value, *chosen):
+                values[setting.name] = inner
+        elif setting.metadata["role"] in chosen:
+            values[setting.name] = to_plain(value)
+    return values
