@@ -136,12 +136,12 @@ class TestFiles:
         with pytest.raises(UserError, match="no such file"):
             judge(str(tmp_path / "none.pth"))
         (tmp_path / "text.pth").write_text("no weights")
-        with pytest.raises(UserError, match="only tensors|only the tensors"):
+        with pytest.raises(UserError, match="only tensors"):
             judge(str(tmp_path / "text.pth"))
 
     def test_an_odd_pickle_is_refused_in_our_words_alone(self, tmp_path: Path) -> None:
         (tmp_path / "x.pth").write_bytes(pickle.dumps({"x": 1}, protocol=4))
-        with warnings.catch_warnings(record=True) as seen, pytest.raises(UserError, match="only tensors|only the tensors"):
+        with warnings.catch_warnings(record=True) as seen, pytest.raises(UserError, match="only tensors"):
             warnings.simplefilter("always")
             Lpips(str(tmp_path / "x.pth"))
         assert not seen
@@ -152,7 +152,7 @@ class TestFiles:
                 return Path.touch, (tmp_path / "was-run",)  # type: ignore[return-value]
 
         torch.save({"features.0.weight": Code()}, tmp_path / "bad.pth")
-        with pytest.raises(UserError, match="only tensors|only the tensors"):
+        with pytest.raises(UserError, match="only the tensors"):
             Lpips(str(tmp_path / "bad.pth"))
         assert not (tmp_path / "was-run").exists()
 
