@@ -352,16 +352,17 @@ class Edition:
 
 
 SERVER = """
-import json, os, sys, traceback
+import json, os, runpy, sys, traceback
 import PIL.Image, scipy.stats, sklearn.svm, skimage.data, timm, torch, torchvision  # what takes seconds
 for line in sys.stdin:
     pid = os.fork()
     if not pid:
         for number, name in ((1, "stdout"), (2, "stderr")):
             os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-        from pretint.cli import main
+        sys.argv = ["pretint", *json.loads(line)]
+        code = 0
         try:
-            code = main(json.loads(line))
+            runpy.run_module("pretint", run_name="__main__", alter_sys=True)
         except SystemExit as end:
             code = end.code or 0
         except BaseException:
