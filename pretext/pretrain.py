@@ -94,7 +94,9 @@ def pretrain(run: Path, settings: PretrainSettings) -> ExitStatus:
             check_contract(run, settings, state)
             check_images(run, state, settings, images)
 
-        free = roles.names(PretrainSettings, "machine", "content")
+        free = roles.names(PretrainSettings, "machine")
+        if isinstance(settings.data.source, str):  # it may move, as its digest is checked; the weights of several count
+            free.append("data.source")
         defaults = to_plain(PretrainSettings())
         with resume_or_start(run, to_plain(settings), place, build, check, free, defaults) as trainer:
             validation, skipped = distributed.on_rank_zero(

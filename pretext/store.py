@@ -3,7 +3,7 @@
 An artifact is a folder. Its identity, plain values that its content depends on, is in ``identity.json``. It is filled
 part by part: a part is a file that has the digest of its bytes in its name, and gets this name when it is complete. So
 a kill at any moment leaves complete parts, the same part written twice is one file, and a part whose bytes do not match
-its name is damaged. Damaged parts are removed when they are found; the caller makes them again.
+its name is damaged. Damaged parts do not count; the caller makes them again.
 
 NAME.0123456789abcdef.ENDING   a part: name, first 16 digits of the SHA-256 of its bytes, ending
 identity.json                  the identity, sealed
@@ -175,8 +175,8 @@ class Artifact:
             UserError: it cannot be read, written or locked.
         """
         with lock(self.folder / LOCK, busy, wait=True, advice=self.advice):
-            try:
-                path = self.folder / "identity.json"
+            path = self.folder / "identity.json"
+            with self._errors():
                 try:
                     is_same = to_json(unseal(path.read_bytes())) == to_json(self.identity)
                 except (FileNotFoundError, ValueError):
@@ -186,28 +186,24 @@ class Artifact:
                         say(f"{self.folder}: these {self.title} do not match, or are damaged; making them again")
                     self.keep(())
                     write_atomically(path, seal(self.identity))
-            except OSError as error:
-                raise UserError(
-                    f"{self.folder}: {self.title} cannot be read ({error.strerror}); remove the folder, or "
-                    f"{self.advice}"
-                ) from error
             yield
 
     def parts(self) -> dict[str, Path]:
         """Return the undamaged parts by name, and say how many are damaged. A file is read once in a process.
 
         Raises:
-            OSError: a part cannot be read.
+            UserError: a part cannot be read.
         """
         undamaged: dict[str, Path] = {}
         damaged = 0
-        for path in self._paths():
-            name, digest, _ = path.name.rsplit(".", 2)
-            status = path.stat()
-            if _digest(path, status.st_size, status.st_mtime_ns) == digest:
-                undamaged.setdefault(name, path)
-            else:
-                damaged += 1
+        with self._errors():
+            for path in self._paths():
+                name, digest, _ = path.name.rsplit(".", 2)
+                status = path.stat()
+                if _digest(path, status.st_size, status.st_mtime_ns) == digest:
+                    undamaged.setdefault(name, path)
+                else:
+                    damaged += 1
         if damaged:
             count = "1 file of these" if damaged == 1 else f"{damaged} files of these"
             verb = "is" if damaged == 1 else "are"
@@ -228,6 +224,15 @@ class Artifact:
         for path in [*self._paths(), *self.folder.glob(".*.part")]:
             if path not in paths:
                 path.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"{self.folder}: {self.title} cannot be read ({error.strerror}); remove the folder, or {self.advice}"
+            ) from error
 
     def _paths(self) -> list[Path]:
         """Return the paths of all parts, damaged or not."""

@@ -210,7 +210,7 @@ def _differences(old: Settings, new: Settings, free: Collection[str], prefix: st
     for key in sorted(old.keys() | new.keys()):
         name = f"{prefix}{key}"
         was, now = old.get(key), new.get(key)
-        if name in free and type(was) is type(now):  # images may come from one place or from several
+        if name in free and type(was) is type(now):  # one place of images is not several
             continue
         if isinstance(was, dict) and isinstance(now, dict):
             differences += _differences(was, now, free, f"{name}.")

@@ -154,6 +154,13 @@ def test_folders_whose_files_have_the_same_names_can_be_mixed(tmp_path: Path) ->
     assert not pretrain(tmp_path / "run", settings(data={"source": {one: 0.5, other: 0.5}}))
 
 
+def test_the_weights_of_a_mixture_may_not_change(tmp_path: Path) -> None:
+    images = str(folder_of(tmp_path / "images", 8))
+    assert not pretrain(tmp_path / "run", settings(data={"source": {images: 1.0, "bundled": 1.0}}))
+    with pytest.raises(UserError, match=r"began with other settings .* was 1\.0, is now 3\.0"):
+        pretrain(tmp_path / "run", settings(data={"source": {images: 1.0, "bundled": 3.0}}))
+
+
 def _damage(path: Path | None) -> None:
     assert path is not None
     content = bytearray(path.read_bytes())
