@@ -31,6 +31,9 @@ QUICK = replace(
 """As modern, but smaller. In tests it takes its place."""
 SIDE = 16
 
+# Autograd decides at its first use in a process whether it may be used after a fork. After a fake tensor it says no.
+torch.ones(1, requires_grad=True).backward()
+
 
 def train_tiny_run(folder: Path) -> Path:
     """Train a run of four steps on the built-in tiles."""
