@@ -8,7 +8,8 @@ import dataclasses
 import difflib
 import json
 import re
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +19,7 @@ from jsonargparse import ArgumentError as ParserError
 from jsonargparse import ArgumentParser
 
 from pretext.errors import UserError
+from pretext.help import format_help
 from pretext.yaml_reader import read_yaml, require_small
 
 _ANSWERS = ("true", "false", "yes", "no")
@@ -31,32 +33,34 @@ def settings_from(kind: type[S], values: Any, where: str) -> S:
 
     Args:
         kind: a dataclass whose fields all have defaults, possibly dataclasses themselves.
-        values: the result of ``to_plain``, or part of it; missing settings have their defaults.
-        where: the origin of the values, for error messages.
+        values: the result of ``to_plain``, or part of it; missing settings have their defaults. A list of words may be
+            a text with commas.
+        where: the origin of the values, for error messages; may be empty.
 
     Raises:
         UserError: an unknown setting, or a value of the wrong type.
     """
-    if not isinstance(values, dict):
-        raise UserError(f"{where}: holds no settings; write a mapping of names to values")
     try:
+        if not isinstance(values, dict):
+            raise UserError("holds no settings; write a mapping of names to values")
         require_small(values)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from error
-    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
-        if dataclasses.is_dataclass(field.type) and not isinstance(values.get(field.name, {}), dict):
-            raise UserError(
-                f"{where}: {field.name} is {values[field.name]!r}; a group: write its settings below it, one per line"
-            )
-    if empty := _empty(values):
-        raise UserError(f"{where}: {empty} has no value; give it one, or leave it out for its default")
-    parser = _parser_of_values(kind)  # type: ignore[arg-type]
-    try:
+        for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+            if dataclasses.is_dataclass(field.type) and not isinstance(values.get(field.name) or {}, dict):
+                raise UserError(
+                    f"{field.name} is {values[field.name]!r}; a group: write its settings below it, one per line"
+                )
+        if empty := _empty(values, kind):
+            raise UserError(f"{empty} has no value; give it one, or leave it out for its default")
+        values = {**values}
+        for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+            words = values.get(field.name)
+            if field.type == list[str] and isinstance(words, str) and not words.startswith("["):
+                values[field.name] = words.split(",")
+        parser = _parser_of_values(kind)  # type: ignore[arg-type]
         return _build(parser.instantiate(parser.parse_object(values)), kind)
-    except ParserError as error:
-        raise UserError(f"{where}: {_one_line(error, kind)}") from error
-    except (UserError, ValueError) as error:  # ValueError: from settings of other packages
-        raise UserError(f"{where}: {error}") from error
+    except (ParserError, UserError, ValueError) as error:  # ValueError: from settings of other packages
+        message = _one_line(error, kind) if isinstance(error, ParserError) else str(error)
+        raise UserError(f"{where}: {message}" if where else message) from error
 
 
 def settings_file(kind: type[S], path: Path) -> S:
@@ -75,6 +79,23 @@ def to_plain(settings: Any) -> Any:
     return str(settings) if isinstance(settings, Path) else settings
 
 
+def flatten(settings: Mapping[str, Any], kind: type[Any]) -> dict[str, Any]:
+    """Return settings of a dataclass by their full names: {training: {steps: 5}} becomes {training.steps: 5}.
+
+    Raises:
+        UserError: a setting has two values.
+    """
+    groups = [setting.name for setting in dataclasses.fields(kind) if dataclasses.is_dataclass(setting.type)]
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        is_group = name in groups and isinstance(value, dict)
+        more = {f"{name}.{key}": item for key, item in value.items()} if is_group else {name: value}
+        if twice := flat.keys() & more.keys():
+            raise UserError(f"{min(twice)} is set twice; leave one out")
+        flat |= more
+    return flat
+
+
 class Positional(NamedTuple):
     """A positional argument of a command, as in argparse; by default a path."""
 
@@ -84,6 +105,19 @@ class Positional(NamedTuple):
     kind: type = Path
     recipe: bool = False
     """Whether it is a file of settings, like the value of ``--config``."""
+
+    def convert(self, value: Any) -> Any:
+        """Return the value that plain values stand for.
+
+        Raises:
+            TypeError: they cannot be this argument.
+        """
+        if self.nargs == "?" and value is None:
+            return None
+        words = value if self.nargs in ("*", "+") else [value]
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise TypeError(f"{self.name}: {value!r}")
+        return [self.kind(word) for word in words] if words is value else self.kind(value)
 
 
 def parse_command(
@@ -104,7 +138,10 @@ def parse_command(
         UserError: an unknown option, a wrong type, a missing argument, an unreadable file.
         SystemExit: after ``--help``.
     """
-    parser = _parser_of_words(program, about, kind, tuple(positionals), file)  # type: ignore[arg-type]
+    if {"-h", "--help"} & set(arguments):
+        sys.stdout.write(format_help(program, about, kind, positionals, file) + "\n")
+        raise SystemExit(0)
+    parser = _parser_of_words(kind, tuple(positionals), file)  # type: ignore[arg-type]
     underscored = []  # an option may be typed with dashes instead of underscores
     for argument in arguments:
         name, equals, value = argument.partition("=")
@@ -137,20 +174,13 @@ def parse_command(
     return [parsed[positional.name] for positional in positionals], _build(parsed, kind)
 
 
-@cache  # a study parses hundreds of commands, and building a parser is as slow as using it
-def _parser_of_words(
-    program: str, about: str, kind: type[Any], positionals: tuple[Positional, ...], file: str
-) -> ArgumentParser:
-    parser = ArgumentParser(prog=program, description=about, exit_on_error=False, allow_abbrev=False)
+@cache  # building a parser is as slow as using it
+def _parser_of_words(kind: type[Any], positionals: tuple[Positional, ...], file: str) -> ArgumentParser:
+    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False, add_help=False)
     for positional in positionals:
-        empty: dict[str, Any] = (
-            {"default": []} if positional.nargs == "*" else {}
-        )  # else the help lists them as required
-        parser.add_argument(
-            positional.name, type=positional.kind, help=positional.help, nargs=positional.nargs, **empty
-        )
+        parser.add_argument(positional.name, type=positional.kind, nargs=positional.nargs)
     if dataclasses.fields(kind):
-        parser.add_argument(file, action="config", help="a YAML file of settings; options override it")
+        parser.add_argument(file, action="config")
         parser.add_class_arguments(kind)
     return parser
 
@@ -167,13 +197,15 @@ def _parser_of_values(kind: type[Any]) -> ArgumentParser:
     return parser
 
 
-def _empty(values: dict[str, Any], prefix: str = "") -> str | None:
-    """Return the name of a setting without a value (YAML's null), if there is one."""
+def _empty(values: dict[str, Any], kind: type[Any]) -> str:
+    """Return the name of a setting without a value (YAML's null); empty if there is none."""
+    groups = {field.name: field.type for field in dataclasses.fields(kind) if dataclasses.is_dataclass(field.type)}
     for name, value in values.items():
-        inner = _empty(value, f"{prefix}{name}.") if isinstance(value, dict) else None
-        if value is None or inner:
-            return inner or f"{prefix}{name}"
-    return None
+        if value is None:
+            return name
+        if name in groups and (inner := _empty(value, groups[name])):  # type: ignore[arg-type]
+            return f"{name}.{inner}"
+    return ""
 
 
 def _build(parsed: Any, kind: type[S]) -> S:

@@ -64,6 +64,7 @@ def test_defaults_file_and_options(tmp_path: Path) -> None:
 def test_lists_of_words_take_commas_or_brackets() -> None:
     for words in (("--words", "a,b c"), ("--words=a,b c",), ("--words", "[a, b c]"), ("--words=[a, b c]",)):
         assert parse("r", *words)[1].words == ["a", "b c"]
+        assert settings_from(Outer, {"words": words[-1].removeprefix("--words=")}, "test").words == ["a", "b c"]
     assert parse("r", "--words", "1", "--out", "a,b")[1] == Outer(words=["1"], out=Path("a,b"))
 
 
