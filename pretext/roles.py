@@ -58,14 +58,27 @@ def names(kind: type, *chosen: Role) -> list[str]:
     return selected
 
 
-def select(settings: Any, *chosen: Role) -> dict[str, Any]:
-    """Return the settings of some roles as nested plain values, without groups that have none."""
+def select(settings: Any, *chosen: Role, base: Any = None) -> dict[str, Any]:
+    """Return settings as nested plain values, without empty groups.
+
+    Args:
+        settings: a dataclass of settings.
+        chosen: the roles of those that are returned; all, if none is named.
+        base: other settings of the same dataclass; settings that are the same there are left out.
+    """
     values: dict[str, Any] = {}
     for setting in fields(settings):
-        value = getattr(settings, setting.name)
+        value, other = getattr(settings, setting.name), getattr(base, setting.name, None)
         if is_dataclass(value):
-            if inner := select(value, *chosen):
+            if inner := select(value, *chosen, base=other):
                 values[setting.name] = inner
-        elif setting.metadata["role"] in chosen:
+        elif (not chosen or setting.metadata["role"] in chosen) and (
+            base is None or to_plain(value) != to_plain(other)
+        ):
             values[setting.name] = to_plain(value)
     return values
+
+
+def changed(settings: Any, *chosen: Role) -> dict[str, Any]:
+    """Return the settings that differ from the defaults: so a setting that is added later changes nothing."""
+    return select(settings, *chosen, base=type(settings)())

@@ -4,16 +4,25 @@ The command line, studies and clusters read this table. A command's settings are
 its job when it runs: torch takes seconds, and ``--help`` must not wait for it.
 """
 
+import json
 import re
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from pretext import roles
 from pretext.errors import UserError
-from pretext.settings import Positional, parse_command
+from pretext.settings import (
+    Positional,
+    flatten,
+    parse_command,
+    settings_from,
+    to_plain,
+)
 
 GROUPS = {
     "learn": "Learn",
@@ -46,97 +55,148 @@ class Command(NamedTuple):
     """Which positional argument is the folder that only one job may write to."""
     in_processes: bool = False
     """Whether it can run in several processes."""
+    evaluates: bool = False
+    """Whether it evaluates networks, its first argument, and writes to --out: a study can call it."""
+    sendable: bool = True
+    """Whether it can be sent to a cluster."""
+    loose: str = ""
+    """A pattern of words that may stand anywhere, like options; they belong to the last positional argument."""
     rewrite: Callable[[Sequence[str]], Sequence[str]] = list
     """Changes its words before they are parsed."""
 
     @property
     def kind(self) -> type[Any]:
         """The dataclass of its settings."""
-        if isinstance(self.settings, str):
-            module, _, name = self.settings.partition(":")
-            kind: type[Any] = getattr(import_module(module), name)
-            return kind
-        return self.settings
+        kind: type[Any] = load(self.settings) if isinstance(self.settings, str) else self.settings
+        return kind
 
     def parse(self, words: Sequence[str]) -> "Call":
-        """Return its arguments.
+        """Return a call of it with the arguments in some words.
 
         Raises:
             UserError: an argument is wrong.
             SystemExit: an argument requested help, which was printed.
         """
-        positionals, settings = parse_command(
-            f"pretint {self.name}", self.about, self.kind, self.positionals, self.rewrite(words)
-        )
+        loose = [word for word in words if self.loose and re.match(self.loose, word)]
+        rest = self.rewrite([word for word in words if word not in loose])
+        positionals, settings = parse_command(f"pretint {self.name}", self.about, self.kind, self.positionals, rest)
+        if loose:
+            positionals[-1] = [*loose, *positionals[-1]]
         if self.check:
             self.check(positionals, settings)
-        return Call(self, words, positionals, settings)
+        return Call(self, positionals, settings, shlex.join(["pretint", *self.name.split(), *words]))
 
 
 class Call(NamedTuple):
     """A command with its arguments."""
 
     command: Command
-    words: Sequence[str]
-    """As they were typed, after the command's name."""
     positionals: list[Any]
     settings: Any
+    line: str
+    """The command line, for people: as it was typed, or ``line_of``."""
 
     @property
-    def line(self) -> str:
-        """The command line, for a shell."""
-        return shlex.join(["pretint", *self.command.name.split(), *self.words])
+    def plain(self) -> "PlainCall":
+        """The call as plain values; settings that are the defaults are left out."""
+        return {
+            "command": self.command.name,
+            "positionals": to_plain(self.positionals),
+            "settings": roles.changed(self.settings),
+            "line": self.line,
+        }
 
 
-def _resolve_source(positionals: list[Any], settings: Any) -> None:
-    from pretext.recipe import resolve_source
-
-    resolve_source(positionals[0], settings)
+PlainCall = dict[str, Any]
+"""A call as plain values: command, positionals, settings and line. Settings that it does not have are the defaults."""
 
 
-def _require_source(_: list[Any], settings: Any) -> None:
-    from pretext.recipe import require_source
+def line_of(command: Command, positionals: Sequence[Any], settings: Any, config: str = "", base: Any = None) -> str:
+    """Return a command line that has these arguments.
 
-    require_source(settings)
+    Args:
+        command: the command.
+        positionals: its positional arguments.
+        settings: its settings.
+        config: a file of settings that the line may name.
+        base: the settings in that file.
+    """
+    words = [str(word) for value in positionals for word in (value if isinstance(value, list) else [value])]
+    files = ["--config", config] if config else []
+    values = roles.select(settings, base=command.kind() if base is None else base)
+    options = (
+        f"--{name}={value if isinstance(value, str) else json.dumps(value)}"
+        for name, value in flatten(values, command.kind).items()
+    )
+    return shlex.join(["pretint", *command.name.split(), *words, *files, *options])
+
+
+def call_of(plain: PlainCall, where: str) -> Call:
+    """Return the call that ``Call.plain`` described.
+
+    Args:
+        plain: the plain values; settings that a later version has added get their defaults.
+        where: the origin of the values, for error messages.
+
+    Raises:
+        UserError: there is no such command, or an argument or a setting is wrong.
+    """
+    try:
+        command, rest = find_command(plain["command"].split())
+        values, line = plain["positionals"], str(plain["line"])
+        if rest or command.name == "finetune" or len(values) != len(command.positionals):
+            raise TypeError
+        positionals = [one.convert(value) for one, value in zip(command.positionals, values, strict=True)]
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"{where}: not a call of this version of Pretint; send or run the command again") from error
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    return Call(command, positionals, settings_from(command.kind, plain.get("settings"), where), line)
+
+
+_FORMAT = "pretint call 1"
+_BYTES = 2**24  # of a call file
+
+
+def seal_call(plain: PlainCall) -> bytes:
+    """Return a call file: the call as JSON, with a digest."""
+    from pretext.store import seal
+
+    return seal({"format": _FORMAT, **plain})
+
+
+def read_call(file: Path) -> Call:
+    """Read a call file.
+
+    Raises:
+        UserError: it cannot be read, was changed since it was written, is not a call of this version, or an input is
+            missing.
+    """
+    from pretext.store import unseal
+
+    try:
+        with file.open("rb") as opened:
+            plain = unseal(opened.read(_BYTES))
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file}: damaged, or changed by hand; send or run the command again") from error
+    if plain.pop("format", None) != _FORMAT:
+        raise UserError(f"{file}: not a call of this version of Pretint; send or run the command again")
+    call = call_of(plain, str(file))
+    if call.command.check:
+        call.command.check(call.positionals, call.settings)
+    return call
+
+
+def load(name: str) -> Any:
+    """Return what MODULE:NAME names; its module is imported only now, because torch takes seconds."""
+    module, _, attribute = name.partition(":")
+    return getattr(import_module(module), attribute)
 
 
 def _require_labeled(_: list[Any], settings: Any) -> None:
-    from transfer.targets import require_named
-
-    require_named(settings.train, settings.test)
-
-
-def _require_task_sources(_: list[Any], settings: Any) -> None:
-    from transfer.tasks.registry import require_sources
-
-    require_sources(settings)
-
-
-def _require_photographs(positionals: list[Any], _: Any) -> None:
-    from pretint.colorization.job import require_images
-
-    require_images(*positionals)
-
-
-def _require_scored(_: list[Any], settings: Any) -> None:
-    from pretint.colorization.scores.job import require_images
-
-    require_images(settings)
-
-
-def _merge_algorithms(words: Sequence[str]) -> Sequence[str]:
-    from pretint.apps.turing.design import merge_algorithms
-
-    return merge_algorithms(words)
-
-
-def places(words: Sequence[str]) -> list[str]:
-    """Return the words PLACE=FOLDER of a study, which may stand anywhere, like options."""
-    return [word for word in words if re.match(r"\w+=", word)]
-
-
-def _without_places(words: Sequence[str]) -> Sequence[str]:
-    return [word for word in words if word not in places(words)]
+    load("transfer.targets:require_named")(settings.train, settings.test)
 
 
 RUN = Positional("run", "directory of the run")
@@ -149,12 +209,14 @@ _COMMANDS = (
     Command(
         "pretrain", "learn", "Learn features from unlabeled images, by colorization.",
         (RUN,),
-        "pretext.recipe:PretrainSettings", _resolve_source, writes=0, in_processes=True,
+        "pretext.recipe:PretrainSettings",
+        lambda words, settings: load("pretext.recipe:resolve_source")(words[0], settings),
+        writes=0, in_processes=True,
     ),
     Command(
         "plan", "learn", "Estimate the cost of a pretraining on this machine: memory, speed, time, disk.",
         (Positional("recipe", "a YAML file of settings; options win over it", recipe=True),),
-        "pretext.recipe:PretrainSettings", _require_source,
+        "pretext.recipe:PretrainSettings", lambda _, settings: load("pretext.recipe:require_source")(settings),
     ),
     Command(
         "demo", "learn", "Pretrain, color and probe on bundled photographs, in minutes, and show the commands for it.",
@@ -188,20 +250,20 @@ _COMMANDS = (
     Command(
         "probe", "judge", "Fit linear classifiers on every stage of frozen networks, and of the same networks at "
         "random weights.",
-        (NETWORKS,), "transfer.probes.linear:ProbeSettings", _require_labeled,
+        (NETWORKS,), "transfer.probes.linear:ProbeSettings", _require_labeled, evaluates=True,
     ),
     Command(
         "knn", "judge", "Evaluate every stage of frozen networks by the nearest neighbors of the test images.",
-        (NETWORKS,), "transfer.probes.knn:KnnSettings", _require_labeled,
+        (NETWORKS,), "transfer.probes.knn:KnnSettings", _require_labeled, evaluates=True,
     ),
     Command(
         "svm", "judge", "Fit a linear SVM per class on every stage of frozen networks, as in Goyal et al. 2019.",
-        (NETWORKS,), "transfer.probes.svm:SvmSettings", _require_labeled,
+        (NETWORKS,), "transfer.probes.svm:SvmSettings", _require_labeled, evaluates=True,
     ),
     Command(
         "finetune", "judge", "Fine-tune networks on PASCAL VOC, whole or frozen up to a stage: finetune classify, "
         "detect or segment.",
-        (START,), in_processes=True,  # its settings are those of the task
+        (START,), in_processes=True, evaluates=True,  # its settings are those of the task
     ),
     Command(
         "compare", "judge", "Test whether networks differ from the first one, by their results of probe, knn, svm or "
@@ -222,7 +284,7 @@ _COMMANDS = (
             Positional("file", "the study: a YAML file, such as configs/study/ablation_small.yaml"),
             Positional("places", "PLACE=FOLDER, for the places in the file", nargs="*", kind=str),
         ),
-        "pretint.study.file:StudyOptions", rewrite=_without_places,
+        "pretint.study.file:StudyOptions", sendable=False, loose=r"\w+=",
     ),
     Command(
         "colorize", "color", "Color photographs, and show them side by side: gray, colored, original.",
@@ -233,12 +295,15 @@ _COMMANDS = (
             ),
             Positional("images", "image files, folders of them, patterns; - is standard input", nargs="*"),
         ),
-        "pretint.colorization.job:ColorizeSettings", _require_photographs,
+        "pretint.colorization.job:ColorizeSettings",
+        lambda words, _: load("pretint.colorization.job:require_images")(*words),
     ),
     Command(
         "score", "color", "Score the colors of networks on images, beside gray, random colors and the true colors.",
         (Positional("models", "runs, checkpoints, RUN@hints=10, gray, random, truth", nargs="+", kind=str),),
-        "pretint.colorization.scores.job:ScoreSettings", _require_scored,
+        "pretint.colorization.scores.job:ScoreSettings",
+        lambda _, settings: load("pretint.colorization.scores.job:require_images")(settings),
+        evaluates=True,
     ),
     Command(
         "studio", "color", "Color photographs on a local web page: temperature, saturation, hints; nothing leaves "
@@ -250,7 +315,8 @@ _COMMANDS = (
         "turing", "color", "Ask people which of two images is fake, on a web page, and show how often each algorithm "
         "fools them.",
         (Positional("study", "folder of the study; made if it does not exist"),),
-        "pretint.apps.turing.design:TuringSettings", rewrite=_merge_algorithms,
+        "pretint.apps.turing.design:TuringSettings",
+        rewrite=lambda words: load("pretint.apps.turing.design:merge_algorithms")(words),
     ),
     Command(
         "pack", "scale", "Pack images into tar shards at a shorter side of 256 pixels: small, and quick to read.",
@@ -259,29 +325,36 @@ _COMMANDS = (
     ),
     Command(
         "submit", "scale", "Send a command, or a list of them, to a cluster: submit --on CLUSTER.yaml COMMAND ...",
-        (), "slurm.job_list:SubmitSettings",
+        (), "slurm.job_list:SubmitSettings", sendable=False,
     ),
     Command(
         "jobs", "scale", "Show the jobs that were sent: their states, nodes, progress and errors. jobs cancel NAME "
         "... cancels jobs.",
         (Positional("names", "names of jobs, or their numbers; all jobs if none is given", nargs="*", kind=str),),
-        "slurm.states:JobsSettings",
+        "slurm.states:JobsSettings", sendable=False,
+    ),
+    Command(
+        "run", "scale", "Run a call file: a command with all its settings, as submit and study write it.",
+        (Positional("file", "the call file, such as jobs/.given/NAME-DIGEST.json"),), sendable=False,
     ),
 )  # fmt: skip
 COMMANDS = {command.name: command for command in _COMMANDS}
 """The commands by name."""
-NOT_SENT = ("study", "submit", "jobs")
-"""Commands that cannot be sent to a cluster."""
+
+
+def evaluations() -> dict[str, Command]:
+    """Return the commands that evaluate networks, by name; of finetune, those of its tasks."""
+    named = {name: command for name, command in COMMANDS.items() if command.evaluates and name != "finetune"}
+    return named | {task.name: task for task in tasks().values()}
 
 
 def tasks() -> dict[str, Command]:
     """Return the commands of fine-tuning, by task."""
-    from transfer.tasks.registry import TASKS
+    from transfer.tasks.registry import TASKS, require_sources
 
+    finetune = COMMANDS["finetune"]._replace(check=lambda _, settings: require_sources(settings))
     return {
-        name: COMMANDS["finetune"]._replace(
-            name=f"finetune {name}", about=kind.about, settings=kind.settings, check=_require_task_sources
-        )
+        name: finetune._replace(name=f"finetune {name}", about=kind.about, settings=kind.settings)
         for name, kind in TASKS.items()
     }
 

@@ -1,4 +1,4 @@
-"""Send jobs to a cluster. A job is any pretint command line that can be run again to resume."""
+"""Send jobs to a cluster. A job is any call of pretint that can be run again to resume."""
 
 from slurm.cluster import ClusterError, ClusterSettings
 from slurm.states import JobState, cancel, states

@@ -189,7 +189,7 @@ def run_in_foreground(sent: SentJob) -> None:
         fcntl.lockf(lock, fcntl.LOCK_EX)
         # A terminal sends Ctrl-C to both; the command, or its debugger, handles it.
         before = {signal.SIGINT: signal.signal(signal.SIGINT, lambda number, frame: None)}
-        child = subprocess.Popen([*_python(asked, Path(sent.code)), "-m", "pretint", *sent.words])
+        child = subprocess.Popen([*_python(asked, Path(sent.code)), "-m", "pretint", "run", sent.file])
         for number in (signal.SIGTERM, signal.SIGUSR2):
             before[number] = signal.signal(number, lambda number, frame: child.send_signal(number))
         try:

@@ -1,11 +1,10 @@
-"""The jobs that a user requests: options of submit, a command, or a list of commands."""
+"""The jobs that a user requests: options of submit, and a command or a list of jobs."""
 
 import dataclasses
-import shlex
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from slurm.cluster import ClusterError, ClusterSettings
 
@@ -41,16 +40,21 @@ class SubmitSettings(ClusterSettings):
         )
 
 
-class Item(NamedTuple):
-    """A job in a list of jobs."""
+@dataclass
+class JobEntry:
+    """A job in a list of jobs.
 
-    words: tuple[str, ...]
-    """The words of its command."""
-    name: str
-    after: tuple[str, ...]
-    """Names or numbers of the jobs that must be complete before."""
-    ask: dict[str, Any]
-    """Settings of the cluster that this job changes."""
+    Args:
+        name: its name, to show, cancel and wait for it.
+        command: its command line.
+        after: the names or numbers of the jobs that must be complete before.
+        ask: settings of the cluster that this job changes.
+    """
+
+    name: str = ""
+    command: str = ""
+    after: int | str | list[int | str] = field(default_factory=list)
+    ask: dict[str, Any] = field(default_factory=dict)
 
 
 def split_words(words: Sequence[str], commands: Container[str], flags: Container[str]) -> tuple[list[str], list[str]]:
@@ -67,42 +71,3 @@ def split_words(words: Sequence[str], commands: Container[str], flags: Container
     if at < len(words) and words[at] not in commands:
         raise ClusterError(f"{words[at]}: no command of pretint; write pretint submit --on CLUSTER.yaml COMMAND ...")
     return list(words[:at]), list(words[at:])
-
-
-def parse_job_list(entries: Any, name: str) -> list[Item]:
-    """Return the jobs of a list.
-
-    Args:
-        entries: the plain values of YAML or JSON: name, command, after and ask for each job.
-        name: name of the list, for error messages.
-
-    Raises:
-        ClusterError: an entry is wrong.
-    """
-    if not isinstance(entries, list) or not entries:
-        raise ClusterError(f"{name}: holds no list of jobs; write '- name: ...' and 'command: ...' for each")
-    known = {"name": str, "command": str, "after": (str, int, list), "ask": dict}
-    items = []
-    for number, entry in enumerate(entries, 1):
-        where = f"{name}: job {number}"
-        if not isinstance(entry, dict):
-            raise ClusterError(f"{where}: holds no settings; write name: and command:")
-        for key, value in entry.items():
-            if key not in known:
-                raise ClusterError(f"{where}: no setting is called {key}; a job has {', '.join(known)}")
-            if not isinstance(value, known[key]):  # type: ignore[arg-type]
-                raise ClusterError(f"{where}: {key} cannot be {value!r}")
-        if missing := [key for key in ("name", "command") if not entry.get(key)]:
-            raise ClusterError(f"{where}: has no {missing[0]}")
-        try:
-            words = shlex.split(entry["command"])
-        except ValueError as error:
-            raise ClusterError(f"{where}: command: {error}") from error
-        if words[:1] == ["pretint"]:
-            words = words[1:]
-        if not words:
-            raise ClusterError(f"{where}: its command is empty")
-        after = entry.get("after", [])
-        after = after if isinstance(after, list) else [after]
-        items.append(Item(tuple(words), entry["name"], tuple(map(str, after)), entry.get("ask", {})))
-    return items

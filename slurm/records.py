@@ -1,12 +1,12 @@
 """The folder of a job, with plain text files on its command, its starts and its progress.
 
 JOBS/59688114/           a folder for each job, named by its number (of an array: 59688114_3)
-    job.json             the command, the requested resources, the code
+    job.json             the command line, its call file, the requested resources, the code
     attempts.jsonl       a line at every start and every end
     progress.json        how far the job is, written by the job itself
     requeue              exists for a moment if the job cannot requeue itself, see slurm.executors
 JOBS/logs/59688114_0_log.out    its output, of all restarts (_1_, _2_: its other processes)
-JOBS/.code/, .given/     the code and the settings files that jobs were sent with
+JOBS/.code/, .given/     the code and the call files that jobs were sent with
 """
 
 import contextlib
@@ -38,8 +38,12 @@ class SentJob:
     id: str
     """Slurm's number, such as 123 or 123_4; for a job on this machine, its process."""
     folder: str
-    words: tuple[str, ...]
-    """The words of the command, after ``pretint``."""
+    line: str
+    """Its command line, for people."""
+    file: str
+    """The call file that it runs: ``pretint run FILE``."""
+    identity: str
+    """A digest of the command and its settings."""
     where: str
     """The working directory of the submission and of the job."""
     claims: str
@@ -52,11 +56,6 @@ class SentJob:
     asked: dict[str, Any] = field(default_factory=dict)
     submitted: float = 0.0
     """Seconds since 1970."""
-
-    @property
-    def identity(self) -> tuple[str, tuple[str, ...]]:
-        """Directory and words: the same when the same command is sent again."""
-        return self.where, self.words
 
     @property
     def log(self) -> Path:
@@ -96,8 +95,7 @@ def _folders(jobs: Path) -> list[Path]:
 def _read(folder: Path) -> SentJob | None:
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
         values = json.loads((folder / "job.json").read_text(encoding="utf-8"))
-        tuples = {name: tuple(values[name]) for name in ("words", "after")}
-        sent = SentJob(**{**values, **tuples, "folder": str(folder)})
+        sent = SentJob(**{**values, "after": tuple(values["after"]), "folder": str(folder)})
         if sent.id == folder.name:
             return sent
     return None

@@ -5,7 +5,6 @@ import ctypes
 import fcntl
 import os
 import random
-import shlex
 import shutil
 import signal
 import socket
@@ -36,13 +35,14 @@ class Runner:
     """A job, as submitit pickles it: only strings and numbers, so that later changes of the code have no effect on it.
 
     Args:
-        words: the words of the command, after ``pretint``.
+        file: the call file: the command is ``pretint run FILE``.
+        line: the command line that it stands for, for the log.
         patience: see ``ClusterSettings``.
         grace: see ``ClusterSettings``.
     """
 
-    def __init__(self, words: Sequence[str], patience: int, grace: int) -> None:
-        self.words, self.patience, self.grace = list(words), patience, grace
+    def __init__(self, file: str, line: str, patience: int, grace: int) -> None:
+        self.file, self.line, self.patience, self.grace = file, line, patience, grace
 
     def checkpoint(self) -> "submitit.helpers.DelayedSubmission":
         """Return the job that submitit would send next time: the same one."""
@@ -61,7 +61,7 @@ class _Attempt:
     """One start of a job, in one of its processes."""
 
     def __init__(self, runner: Runner) -> None:
-        self.words, self.patience, self.grace = runner.words, runner.patience, runner.grace
+        self.file, self.line, self.patience, self.grace = runner.file, runner.line, runner.patience, runner.grace
         self.place = submitit.JobEnvironment()
         self.rank, self.job = self.place.global_rank, self.place.job_id
         self.folder = Path(self.place.paths.folder).parent / self.job
@@ -111,7 +111,7 @@ class _Attempt:
         gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
         place = f"{_node()}, GPU {gpus}" if gpus else _node()
         start = f"restart {self.restart}" if self.restart else "first start"
-        _say(f"--- {now}, job {self.job} on {place}, {start}: pretint {shlex.join(self.words)}")
+        _say(f"--- {now}, job {self.job} on {place}, {start}: {self.line}")
         self.lock = (self.folder / ".lock").open("a")
         until = time.monotonic() + _FAREWELL
         while True:  # an earlier start, on a node without contact, may still run for a while
@@ -162,7 +162,7 @@ class _Attempt:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
             self.child = child = subprocess.Popen(
-                [sys.executable, "-m", "pretint", *self.words],
+                [sys.executable, "-m", "pretint", "run", self.file],
                 env=env,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

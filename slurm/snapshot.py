@@ -1,9 +1,8 @@
-"""Copies of the code and the settings files for a job, made when the job is sent."""
+"""Copies of the code and the files for a job, made when the job is sent."""
 
 import hashlib
 import os
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 from slurm.cluster import ClusterError
@@ -46,39 +45,34 @@ def snapshot(jobs: Path) -> Path:
     return copy
 
 
-def freeze_words(words: Sequence[str], jobs: Path, keep: bool = True) -> tuple[str, ...]:
-    """Replace every ``--config FILE`` in the words of a command by a copy, named by its content.
+def keep_file(name: str, content: bytes, jobs: Path, keep: bool = True) -> Path:
+    """Return the path of a file in the folder of jobs; it is written, whole or not at all.
 
     Args:
-        words: words of the command.
-        jobs: folder of the jobs, in which the copies lie.
-        keep: whether to make the copies.
+        name: name of the file.
+        content: its content.
+        jobs: folder of the jobs.
+        keep: whether to write it.
 
     Raises:
-        ClusterError: a file cannot be copied.
+        ClusterError: it cannot be written.
     """
-    frozen, before = [], ""
-    for word in words:
-        if before == "--config":
-            frozen.append(str(freeze_file(Path(word), jobs, keep)))
-        elif word.startswith("--config="):
-            frozen.append(f"--config={freeze_file(Path(word.removeprefix('--config=')), jobs, keep)}")
-        else:
-            frozen.append(word)
-        before = word
-    return tuple(frozen)
+    file = jobs.resolve() / ".given" / name
+    try:
+        if keep:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            part = file.with_name(f".{name}.{os.getpid()}")
+            part.write_bytes(content)
+            part.replace(file)
+    except OSError as error:
+        raise ClusterError(f"{jobs}: cannot write {name} there ({error.strerror}); name another --folder") from error
+    return file
 
 
 def freeze_file(file: Path, jobs: Path, keep: bool = True) -> Path:
-    """Copy a file into the folder of jobs, named by its content; arguments and errors as of ``freeze_words``."""
+    """Copy a file into the folder of jobs, named by its content; arguments and errors as of ``keep_file``."""
     try:
         content = file.read_bytes()
-        copy = jobs.resolve() / ".given" / f"{file.stem}-{hashlib.sha256(content).hexdigest()[:8]}{file.suffix}"
-        if keep and not copy.exists():
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            part = copy.with_name(f".{copy.name}.{os.getpid()}")
-            part.write_bytes(content)
-            part.replace(copy)
     except OSError as error:
         raise ClusterError(f"{file}: cannot copy it to {jobs} ({error.strerror})") from error
-    return copy
+    return keep_file(f"{file.stem}-{hashlib.sha256(content).hexdigest()[:8]}{file.suffix}", content, jobs, keep)

@@ -75,9 +75,8 @@ class JobState(NamedTuple):
     def plain(self) -> dict[str, Any]:
         """The state for JSON."""
         values = {key: value for key, value in self._asdict().items() if key != "sent"}
-        keys = ("name", "id", "claims", "executor", "submitted")
-        return {**{key: getattr(self.sent, key) for key in keys}, "words": list(self.sent.words), **values,
-                "log": str(self.sent.log)}  # fmt: skip
+        keys = ("name", "id", "line", "claims", "executor", "submitted", "file")
+        return {**{key: getattr(self.sent, key) for key in keys}, **values, "log": str(self.sent.log)}
 
 
 def states(folder: Path, ask: bool = True) -> list[JobState]:

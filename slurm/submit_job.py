@@ -1,7 +1,6 @@
 """Send jobs: check their requests, copy their code, and submit them with submitit."""
 
 import contextlib
-import dataclasses
 import fcntl
 import io
 import os
@@ -22,7 +21,7 @@ from slurm import executors, queue
 from slurm.cluster import ClusterError, ClusterSettings
 from slurm.records import LOGS, SentJob, write_sent
 from slurm.runner import Runner
-from slurm.snapshot import freeze_words, snapshot
+from slurm.snapshot import keep_file, snapshot
 from slurm.states import JobState, is_held, states
 
 
@@ -31,14 +30,18 @@ class Job:
     """A job to send.
 
     Args:
-        words: a command and its arguments, as after ``pretint``: ("pretrain", "runs/x", "--seed", "1").
+        call: the content of its call file, for ``pretint run FILE``.
+        line: its command line, for people.
+        identity: a digest of the command and its settings: the same if it is sent again.
         name: name of the job, unique among the live jobs of a folder; used to show, cancel and wait for it.
         after: names of jobs, or Slurm's numbers, that must be complete before it starts.
         asked: resources that it requests from the cluster.
         claims: the run that only this job may write to; empty if there is none.
     """
 
-    words: tuple[str, ...]
+    call: bytes
+    line: str
+    identity: str
     name: str
     asked: ClusterSettings
     after: tuple[str, ...] = ()
@@ -49,8 +52,6 @@ class Job:
             raise ClusterError(f"name {self.name!r}: use letters, digits and ._+%@- (at most 100), a letter first")
         if self.name == "all":
             raise ClusterError("name 'all': choose another name, because jobs cancel all cancels every job")
-        if any("\0" in word for word in self.words):
-            raise ClusterError(f"{self.name}: its command contains the character 0; remove it")
 
 
 class Submission(NamedTuple):
@@ -95,7 +96,7 @@ def submit(jobs: Sequence[Job], folder: Path, again: bool = False) -> Submission
     with _lock_jobs(folder):
         if _on_slurm(jobs):
             queue.require_slurm()
-        plan = _plan(jobs, folder, again, keep=True)
+        plan = _plan(jobs, folder, again)
         if not plan.wanted:
             return Submission([], plan.skipped)
         code = snapshot(folder.resolve())
@@ -146,8 +147,8 @@ def require_sendable(jobs: Sequence[Job], folder: Path, again: bool = False) -> 
     """
     _require_folder(folder)
     if describe_unchecked(jobs):
-        return _plan(jobs, folder, again, keep=False, ask=False).skipped
-    plan = _plan(jobs, folder, again, keep=False)
+        return _plan(jobs, folder, again, ask=False).skipped
+    plan = _plan(jobs, folder, again)
     with tempfile.TemporaryDirectory() as scratch:
         _require_accepted(plan.wanted, Path(scratch), Path(scratch))
     return plan.skipped
@@ -173,14 +174,13 @@ def _require_accepted(jobs: Sequence[Job], folder: Path, code: Path) -> None:
         executors.require_accepted(job.asked, job.name, folder, code)
 
 
-def _plan(jobs: Sequence[Job], folder: Path, again: bool, keep: bool, ask: bool = True) -> _Plan:
+def _plan(jobs: Sequence[Job], folder: Path, again: bool, ask: bool = True) -> _Plan:
     """Return which of the jobs must be sent.
 
     Args:
         jobs: jobs of one call.
         folder: folder of the jobs.
         again: also send jobs that are complete.
-        keep: whether to copy the files that a job needs.
         ask: whether to query Slurm; without it, some checks are not possible.
     """
     names: set[str] = set()
@@ -199,9 +199,8 @@ def _plan(jobs: Sequence[Job], folder: Path, again: bool, keep: bool, ask: bool 
     seen: set[str] = set()
     where = str(Path.cwd())
     for job in jobs:
-        words = freeze_words(job.words, folder, keep)
         known = plan.known.get(job.name)
-        same = known is not None and known.sent.identity == (where, words)
+        same = known is not None and (known.sent.where, known.sent.identity) == (where, job.identity)
         left = not job.claims or Path(job.claims).exists()  # the output of a complete job still exists
         if known and known.live:
             if not same:
@@ -215,13 +214,13 @@ def _plan(jobs: Sequence[Job], folder: Path, again: bool, keep: bool, ask: bool 
             for state in live:
                 if job.claims and state.sent.claims == job.claims:
                     raise ClusterError(f"{job.claims}: job {state.sent.id} ({state.sent.name}) works on this run")
-                if state.sent.identity == (where, words):
+                if (state.sent.where, state.sent.identity) == (where, job.identity):
                     raise ClusterError(f"{job.name}: job {state.sent.id} ({state.sent.name}) has the same command")
             if job.claims and is_held(Path(job.claims)):
                 raise ClusterError(
                     f"{job.claims}: a process that is not a job works on this run; wait for it or stop it"
                 )
-            plan.wanted.append(dataclasses.replace(job, words=words))
+            plan.wanted.append(job)
         for name in job.after:
             if name not in seen:
                 _require_predecessor(job, name, plan.known, folder, ask)
@@ -287,7 +286,10 @@ def _send(group: _Group, folder: Path, code: Path) -> list[SentJob]:
     """Send jobs and write their records; a job in the foreground gets its record when it starts."""
     asked = group.jobs[0].asked
     with executors.clean_environment(asked, code), _delayed_signals(asked.executor):
-        runners = [Runner(job.words, asked.patience, asked.grace) for job in group.jobs]
+        files = [str(keep_file(f"{job.name}-{job.identity[:8]}.json", job.call, folder)) for job in group.jobs]
+        runners = [
+            Runner(file, job.line, asked.patience, asked.grace) for job, file in zip(group.jobs, files, strict=True)
+        ]
         first, further = group.jobs[0].name, len(runners) - 1
         try:
             if asked.executor == "debug":
@@ -307,12 +309,14 @@ def _send(group: _Group, folder: Path, code: Path) -> list[SentJob]:
             reason = executors.complaint(str(error))
             raise ClusterError(f"{first}: Slurm refuses it ({reason})") from error
         sent = []
-        for job, number in zip(group.jobs, map(str, numbers), strict=True):
+        for job, file, number in zip(group.jobs, files, map(str, numbers), strict=True):
             record = SentJob(
                 name=job.name,
                 id=number,
                 folder=str(folder.resolve() / number),
-                words=job.words,
+                line=job.line,
+                file=file,
+                identity=job.identity,
                 where=str(Path.cwd()),
                 claims=job.claims,
                 after=group.after,

@@ -1,6 +1,7 @@
 """Studies with made-up results, for the tests of what is written of them."""
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from pretext.methods.objectives import ObjectiveSettings
 from pretext.pretrained import color_contract
 from pretext.recipe import PretrainSettings, build_colorizer
 from pretext.settings import to_plain
+from pretext.store import seal
 from pretint.colorization.scores.table import FORMAT
 from pretint.study.cells import PLAN, PRETRAIN, StudyCell, StudyPlan
 from transfer.metrics import Row
@@ -98,7 +100,8 @@ def finished_study(
             key = f"{number:06d}{seed:06d}"
             run = f"runs/{number}-{seed}.{key}"
             if variant != baseline:
-                cells.append(StudyCell(key, variant, seed, "", PRETRAIN, ("pretrain", run), run, "", STEPS))
+                call = {"command": PRETRAIN, "positionals": [run], "settings": {}, "line": f"pretint pretrain {run}"}
+                cells.append(StudyCell(key, variant, seed, "", call, run, "", STEPS))
                 if cells[-1].name not in without:
                     make_trained_run(folder / run, "regression" if variant == "L2" else "rebalanced", seed, photographs)
             after = "" if variant == baseline else key
@@ -107,14 +110,16 @@ def finished_study(
                     continue
                 cell_key = f"{at:06d}{number:03d}{seed:03d}"
                 place = f"results/{number}-{seed}-{at}.{cell_key}"
-                words = [request["command"], run, f"--out={place}"]
-                words += [f"--images={photographs}", "--size=32"] if request["command"] == "score" else ["--train=a b"]
-                cells.append(StudyCell(cell_key, variant, seed, name, request["command"], tuple(words), place, after))
+                command = request["command"]
+                scored = {"images": str(photographs), "size": 32} if command == "score" else {"train": "a b"}
+                line = f"pretint {command} {run} --out={place} " + shlex.join(f"--{k}={v}" for k, v in scored.items())
+                call = {"command": command, "positionals": [[run]], "settings": {"out": place, **scored}, "line": line}
+                cells.append(StudyCell(cell_key, variant, seed, name, call, place, after))
                 if cells[-1].name in without:
                     continue
                 (folder / place).mkdir(parents=True)
                 if request["command"] == "score":
-                    (folder / place / "scores.json").write_text(json.dumps({"format": FORMAT}))
+                    (folder / place / "scores.json").write_bytes(seal({"format": FORMAT}))
                     continue
                 kind = "random" if variant == baseline else "pretrained"
                 made = result(f"net{number}-", seed, _rows(level, 100 * number + 10 * seed + at), kind=kind, **changed)

@@ -10,7 +10,7 @@ from pretext.data.pack import PackSettings
 from pretext.recipe import PretrainSettings
 from pretext.settings import settings_file
 from pretint.colorization import ColorizeSettings, ScoreSettings
-from pretint.study.identity import changed_settings, key_of
+from pretint.study.identity import key_of
 from transfer.probes.knn import KnnSettings
 from transfer.probes.linear import ProbeSettings
 from transfer.probes.svm import SvmSettings
@@ -67,5 +67,5 @@ def test_roles_of_a_pretraining() -> None:
 def test_a_new_setting_changes_no_identity(name: str) -> None:
     kind, _, recipe = name.partition("/")
     settings = TASKS[recipe.split("_")[1]].settings if kind == "transfer" else PretrainSettings
-    changed = changed_settings(settings_file(settings, CONFIGS / f"{name}.yaml"), "science")
+    changed = roles.changed(settings_file(settings, CONFIGS / f"{name}.yaml"), "science")
     assert key_of(changed) == IDENTITIES[name]

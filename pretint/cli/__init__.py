@@ -11,7 +11,7 @@ from pretint.cli.commands import JOBS
 from pretint.cli.output import complain, say
 from pretint.cli.study import study
 from pretint.cli.submit import jobs, submit
-from pretint.commands import COMMANDS, GROUPS, find_command, tasks
+from pretint.commands import COMMANDS, GROUPS, find_command, read_call, tasks
 
 __all__ = ["main"]
 
@@ -67,4 +67,8 @@ def _run(words: Sequence[str]) -> int:
         say(*(f"  {name:10}{task.about}" for name, task in tasks().items()))
         raise SystemExit(0)
     call = command.parse(rest)
-    return study(call) if command.name == "study" else JOBS[command.name.split()[0]](call)
+    if command.name == "run":
+        call = read_call(call.positionals[0])
+        if not call.command.sendable:
+            raise UserError(f"{call.line}: {call.command.name} cannot be run from a file; type the command")
+    return study(call) if call.command.name == "study" else JOBS[call.command.name.split()[0]](call)

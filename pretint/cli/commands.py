@@ -1,6 +1,7 @@
 """The commands that do one job each: each calls its job with what was parsed, and prints."""
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 from pretext.errors import UserError
@@ -42,21 +43,9 @@ def _plan(call: Call) -> int:
     return 0
 
 
-def _probe(call: Call) -> int:
-    from transfer.probes.linear import probe as job
-
-    return say_results(job(call.positionals[0], call.settings))
-
-
-def _knn(call: Call) -> int:
-    from transfer.probes.knn import knn as job
-
-    return say_results(job(call.positionals[0], call.settings))
-
-
-def _svm(call: Call) -> int:
-    from transfer.probes.svm import svm as job
-
+def _evaluate(call: Call) -> int:
+    """Run probe, knn or svm, which are in the modules of their settings."""
+    job = getattr(import_module(call.command.kind.__module__), call.command.name)
     return say_results(job(call.positionals[0], call.settings))
 
 
@@ -221,8 +210,10 @@ def _demo(call: Call) -> int:
 
 
 _JOBS = (
-    _pretrain, _plan, _probe, _knn, _svm, _finetune, _compare, _table, _colorize, _score, _turing, _studio, _report,
-    _replay, _pack, _export, _import, _demo,
+    _pretrain, _plan, _finetune, _compare, _table, _colorize, _score, _turing, _studio, _report, _replay, _pack,
+    _export, _import, _demo,
 )  # fmt: skip
-JOBS: dict[str, Callable[[Call], int]] = {job.__name__.strip("_"): job for job in _JOBS}
+JOBS: dict[str, Callable[[Call], int]] = {
+    **{job.__name__.strip("_"): job for job in _JOBS}, **dict.fromkeys(("probe", "knn", "svm"), _evaluate)
+}  # fmt: skip
 """The functions that do commands of ``pretint.commands`` and print what came of it, by name."""

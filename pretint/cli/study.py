@@ -1,19 +1,17 @@
 """The command that runs a study. It is not sent to a cluster itself; it sends the cells of the study."""
 
 import contextlib
-import dataclasses
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pretext.settings import settings_file
 from pretint.cli.output import say
-from pretint.cli.submit import cluster, jobs_of
-from pretint.commands import Call, places
+from pretint.cli.submit import cluster, copy_plugins, make_job
+from pretint.commands import Call
 
 if TYPE_CHECKING:
-    from slurm.job_list import Item
+    from pretint.study.cells import StudyCell
 
 
 def study(call: Call) -> int:
@@ -24,13 +22,13 @@ def study(call: Call) -> int:
     from pretint.study.report.page import write_study_report
     from pretint.study.run import study as job
 
-    (path, others), options = call.positionals, call.settings
+    (path, places), options = call.positionals, call.settings
     with cluster() if options.on or CellStore(options.folder).jobs.is_dir() else contextlib.nullcontext():
-        done = job(path, [*places(call.words), *others], options, _send)
+        done = job(path, places, options, _send)
     cells = {cell.key: cell for cell in done.plan.cells}
     if options.dry_run:
         for key, cell in cells.items():
-            say(f"{done.standings[key].word:10}{cell.name}: pretint {shlex.join(cell.words)}")
+            say(f"{done.standings[key].word:10}{cell.name}: {cell.call['line']}")
         return 0
     states = [standing.word for standing in done.standings.values()]
     failed = [(cells[key], standing) for key, standing in done.standings.items() if standing.word == Status.FAILED]
@@ -46,11 +44,10 @@ def study(call: Call) -> int:
     return done.ending or (1 if failed or (options.wait and finished < len(states)) else ExitStatus.COMPLETE)
 
 
-def _send(items: "Sequence[Item]", on: str, folder: Path) -> None:
+def _send(cells: "Sequence[tuple[StudyCell, list[str]]]", on: str, folder: Path) -> None:
     from slurm import ClusterSettings, submit
-    from slurm.job_list import SubmitSettings
 
-    cluster = settings_file(ClusterSettings, Path(on))
-    values = {field.name: getattr(cluster, field.name) for field in dataclasses.fields(ClusterSettings)}
-    done = submit(jobs_of(items, SubmitSettings(**values, folder=folder, again=True)), folder, again=True)
+    requested, plugins = settings_file(ClusterSettings, Path(on)), copy_plugins(folder)
+    jobs = [make_job(cell.call, cell.place, requested, after, cell.ask, plugins) for cell, after in cells]
+    done = submit(jobs, folder, again=True)
     say(f"{len(done.sent)} jobs sent; pretint jobs --folder {folder} shows them")

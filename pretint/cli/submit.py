@@ -7,19 +7,19 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pretext.errors import UserError
 from pretext.plugins import VARIABLE
 from pretext.settings import parse_command, settings_file, settings_from, to_plain
 from pretext.yaml_reader import read_yaml
 from pretint.cli.output import LISTED, say
-from pretint.commands import COMMANDS, NOT_SENT, Call, find_command
+from pretint.commands import COMMANDS, Call, PlainCall, find_command, seal_call
 
 if TYPE_CHECKING:
     from pretext.plan.disk import DiskUsage
-    from slurm import Job
-    from slurm.job_list import Item, SubmitSettings
+    from slurm import ClusterSettings, Job
+    from slurm.job_list import JobEntry, SubmitSettings
 
 
 @contextlib.contextmanager
@@ -40,9 +40,10 @@ def submit(arguments: Sequence[str]) -> int:
     """Send a command, or a list of them, to a cluster."""
     from slurm import ClusterSettings
     from slurm import submit as job
-    from slurm.job_list import Item, SubmitSettings, parse_job_list, split_words
+    from slurm.job_list import JobEntry, SubmitSettings, split_words
 
-    options, words = split_words(arguments, [name for name in COMMANDS if name not in NOT_SENT], ("again", "dry_run"))
+    sendable = [name for name, command in COMMANDS.items() if command.sendable]
+    options, words = split_words(arguments, sendable, ("again", "dry_run"))
     for at, word in enumerate(options):
         if word == "--on" and at + 1 < len(options):  # checked separately: the file may not hold --name, --jobs, ...
             settings_file(ClusterSettings, Path(options[at + 1]))
@@ -52,13 +53,14 @@ def submit(arguments: Sequence[str]) -> int:
         raise UserError("give either a command to submit, such as pretrain runs/x, or --jobs FILE")
     if settings.jobs and (settings.name or settings.after):
         raise UserError("--name and --after are for a single command; in a list every job has its own")
-    items = (
-        parse_job_list(read_yaml(Path(settings.jobs)), settings.jobs)
-        if settings.jobs
-        else [Item(tuple(words), settings.name, tuple(settings.after), {})]
-    )
-    calls = [_parse_item(item, settings) for item in items]
-    jobs = [_job(item, settings, call) for item, call in zip(items, calls, strict=True)]
+    single = JobEntry(settings.name, after=[*settings.after])
+    entries = _read_list(settings.jobs) if settings.jobs else [(single, words)]
+    calls = [_parse(words, entry.name, bool(settings.jobs)) for entry, words in entries]
+    plugins = copy_plugins(settings.folder, not settings.dry_run)
+    jobs = [
+        make_job(call.plain, entry.name or _name_of(call), settings.cluster, entry.after, entry.ask, plugins)
+        for (entry, _), call in zip(entries, calls, strict=True)
+    ]
     if settings.dry_run:
         return _dry_run(jobs, settings, {job.name: call for job, call in zip(jobs, calls, strict=True)})
     done = job(jobs, settings.folder, settings.again)
@@ -95,15 +97,6 @@ def jobs(arguments: Sequence[str]) -> int:
     return 0
 
 
-def jobs_of(items: "Sequence[Item]", settings: "SubmitSettings") -> "list[Job]":
-    """Return jobs to send; their commands are checked.
-
-    Raises:
-        UserError: a mistake in one of them.
-    """
-    return [_job(item, settings, _parse_item(item, settings)) for item in items]
-
-
 def _dry_run(jobs: "Sequence[Job]", settings: "SubmitSettings", calls: Mapping[str, Call]) -> int:
     """Print the jobs that would be sent, and their cost."""
     from pretext.plan.disk import pretrain_disk
@@ -131,7 +124,7 @@ def _dry_run(jobs: "Sequence[Job]", settings: "SubmitSettings", calls: Mapping[s
     known: list[DiskUsage] = []
     unknown: dict[str, str] = {}
     for job in sent:
-        command, _, positionals, job_settings = calls[job.name]
+        command, positionals, job_settings, _ = calls[job.name]
         try:
             if command.name == "pretrain":
                 known.append(pretrain_disk(resolve_source(positionals[0], job_settings)))
@@ -152,47 +145,93 @@ def _dry_run(jobs: "Sequence[Job]", settings: "SubmitSettings", calls: Mapping[s
     return 0
 
 
-def _parse_item(item: "Item", settings: "SubmitSettings") -> Call:
+def _read_list(file: str) -> "list[tuple[JobEntry, list[str]]]":
+    """Return the jobs of a list, each with the words of its command."""
+    from slurm.job_list import JobEntry
+
+    values = read_yaml(Path(file))
+    if not isinstance(values, list) or not values:
+        raise UserError(f"{file}: holds no list of jobs; write '- name: ...' and 'command: ...' for each")
+    entries = []
+    for number, value in enumerate(values, 1):
+        where = f"{file}: job {number}"
+        entry = settings_from(JobEntry, value, where)
+        try:
+            words = shlex.split(entry.command)
+        except ValueError as error:
+            raise UserError(f"{where}: command: {error}") from error
+        words = words[1:] if words[:1] == ["pretint"] else words
+        if not entry.name or not words:
+            raise UserError(f"{where}: needs a name and a command")
+        entries.append((entry, words))
+    return entries
+
+
+def _parse(words: Sequence[str], name: str, in_list: bool) -> Call:
     """Return a job's command with its arguments; a mistake in them is an error now."""
-    name = item.words[0]
-    if name not in COMMANDS or name in NOT_SENT:
-        raise UserError(f"{item.name or name}: {name} is not a command that can be sent")
+    if words[0] not in COMMANDS or not COMMANDS[words[0]].sendable:
+        raise UserError(f"{name or words[0]}: {words[0]} is not a command that can be sent")
     try:
-        command, words = find_command(item.words)
+        command, rest = find_command(words)
         if command.name == "finetune":
             raise SystemExit
-        return command.parse(words)
+        return command.parse(rest)
     except UserError as error:
-        raise UserError(f"{item.name}: {error}" if settings.jobs else str(error)) from error
+        raise UserError(f"{name}: {error}" if in_list else str(error)) from error
     except SystemExit as shown:
-        raise UserError(f"{item.name or name}: this command only prints help; there is nothing to send") from shown
+        raise UserError(f"{name or words[0]}: this command only prints help; there is nothing to send") from shown
 
 
-def _job(item: "Item", settings: "SubmitSettings", call: Call) -> "Job":
+def _name_of(call: Call) -> str:
+    """Return a name for a job, made from its command and its first argument."""
+    first = next((str(one[0] if isinstance(one, list) else one) for one in call.positionals if one), "")
+    words = [*call.command.name.split(), Path(first).name or first]
+    return "-".join(filter(None, (re.sub(r"[^\w.+%@]+", "-", word).strip("-.") for word in words)))[:100]
+
+
+def copy_plugins(folder: Path, keep: bool = True) -> dict[str, str]:
+    """Copy the plugins into a folder of jobs, so that editing one later does not change a job.
+
+    Returns:
+        The environment variable that names the copies; empty without plugins.
+    """
+    from slurm.snapshot import freeze_file
+
+    plugins = [Path(name) for name in os.environ.get(VARIABLE, "").split(os.pathsep) if name]
+    return {VARIABLE: os.pathsep.join(str(freeze_file(plugin, folder, keep)) for plugin in plugins)} if plugins else {}
+
+
+def make_job(
+    plain: PlainCall,
+    name: str,
+    requested: "ClusterSettings",
+    after: "Sequence[str | int] | str | int" = (),
+    ask: Mapping[str, Any] | None = None,
+    plugins: Mapping[str, str] | None = None,
+) -> "Job":
     """Return a job to send.
 
     Args:
-        item: the job as it was written down.
-        settings: settings of submit.
-        call: its command with its arguments.
-    """
-    from slurm import ClusterSettings, Job
-    from slurm.snapshot import freeze_file
+        plain: its call.
+        name: its name.
+        requested: settings of the cluster.
+        after: names or numbers of the jobs that must be complete before.
+        ask: settings of the cluster that this job changes.
+        plugins: see ``copy_plugins``.
 
-    command, positionals = call.command, call.positionals
-    claims = "" if command.writes is None else str(Path(positionals[command.writes]).resolve())
-    requested = settings.cluster
-    if item.ask:
-        requested = settings_from(ClusterSettings, {**to_plain(requested), **item.ask}, f"{item.name}: ask")
+    Raises:
+        UserError: ``ask`` has a mistake.
+    """
+    from pretext.store import key_of
+    from slurm import ClusterSettings, Job
+
+    command = find_command(plain["command"].split())[0]
+    if ask:
+        requested = settings_from(ClusterSettings, {**to_plain(requested), **ask}, f"{name}: ask")
     if not command.in_processes:
         requested = requested.of_one_task
-    plugins = [Path(name) for name in os.environ.get(VARIABLE, "").split(os.pathsep) if name]
-    if plugins and VARIABLE not in requested.environment:  # copies: editing a plugin later does not change the job
-        copies = [str(freeze_file(plugin, settings.folder, not settings.dry_run)) for plugin in plugins]
-        requested = replace(requested, environment={**requested.environment, VARIABLE: os.pathsep.join(copies)})
-    name = item.name
-    if not name:  # make it from the command and its first argument
-        first = next((str(one[0] if isinstance(one, list) else one) for one in positionals if one), "")
-        words = [*command.name.split(), Path(first).name or first]
-        name = "-".join(filter(None, (re.sub(r"[^\w.+%@]+", "-", word).strip("-.") for word in words)))[:100]
-    return Job(tuple(item.words), name, requested, item.after, claims)
+    requested = replace(requested, environment={**(plugins or {}), **requested.environment})
+    claims = "" if command.writes is None else str(Path(plain["positionals"][command.writes]).resolve())
+    identity = key_of({key: value for key, value in plain.items() if key != "line"})
+    names = map(str, [after] if isinstance(after, (str, int)) else after)
+    return Job(seal_call(plain), plain["line"], identity, name, requested, tuple(names), claims)

@@ -4,7 +4,8 @@ STUDIES/                     shared by all studies in it: a cell that two of the
     runs/NAME.KEY/           a pretraining: a run like any other
     results/NAME.KEY/        an evaluation of one network
     recipes/NAME.KEY.yaml    the settings of a network that is evaluated at random weights
-    logs/NAME.KEY.log        the output of a cell's command; .failed says why it failed, .progress how far it is
+    logs/NAME.KEY.log        the output of a cell's command; .call is its call file, .failed says why it failed,
+                             .progress how far it is
     jobs/                    the cells that were sent to a cluster
     STUDY/                   a study: plan.json, report.html, ...
 
@@ -17,7 +18,6 @@ import json
 import os
 import shlex
 import signal
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,8 +27,9 @@ from pretext.engine.run import checkpoint_damage, newest_checkpoint
 from pretext.errors import UserError
 from pretext.files import write_atomically
 from pretext.plugins import VARIABLE, plugin_digests
-from pretext.store import LOCK, lock
+from pretext.store import LOCK, lock, seal, unseal
 from pretint.colorization.scores.table import FORMAT
+from pretint.commands import COMMANDS, PlainCall, line_of
 from pretint.study.file import StudyOptions, StudySettings
 from transfer.results import read_result
 
@@ -46,9 +47,8 @@ class StudyCell:
     seed: int
     evaluation: str
     """Name of the evaluation; empty for a pretraining."""
-    command: str
-    words: tuple[str, ...]
-    """The words of the command, as after ``pretint``."""
+    call: PlainCall
+    """Its command with all arguments, see ``pretint.commands``."""
     folder: str
     """The folder that it makes, relative to that of the studies: runs/NAME.KEY, or results/NAME.KEY with a result."""
     after: str
@@ -57,6 +57,11 @@ class StudyCell:
     """Number of steps of a pretraining."""
     ask: dict[str, Any] = field(default_factory=dict)
     """Settings of the cluster that its job changes."""
+
+    @property
+    def command(self) -> str:
+        """The name of its command: pretrain, probe, finetune detect, ..."""
+        return str(self.call["command"])
 
     @property
     def place(self) -> str:
@@ -73,8 +78,8 @@ class StudyCell:
 class StudyCall:
     """The command line of a study, and its files; the same ones give the same study."""
 
-    words: tuple[str, ...] = ()
-    """The words after ``pretint``; empty in a plan that does not hold them."""
+    command: str = ""
+    """The command line; empty in a plan that does not hold it."""
     files: dict[str, str] = field(default_factory=dict)
     """The texts of the study's file and of the recipes that it names, by path."""
     plugins: dict[str, str] = field(default_factory=dict)
@@ -84,7 +89,7 @@ class StudyCall:
     def line(self) -> str:
         """The call as a line for a shell."""
         plugins = f"{VARIABLE}={shlex.quote(':'.join(self.plugins))} " if self.plugins else ""
-        return f"{plugins}{shlex.join(('pretint', *self.words))}"
+        return f"{plugins}{self.command}"
 
 
 def describe_call(file: Path, study: StudySettings, places: Sequence[str], options: StudyOptions) -> StudyCall:
@@ -96,15 +101,12 @@ def describe_call(file: Path, study: StudySettings, places: Sequence[str], optio
         places: PLACE=FOLDER each.
         options: options of the call.
     """
-    usual = type(options)()
-    # The other options say how a study is computed, and not what.
-    changed = [key for key in ("folder", "name") if getattr(options, key) != getattr(usual, key)]
     recipes = [variant.config for variant in study.expanded]
     recipes += [str(evaluation.get("config", "")) for evaluation in study.evaluations.values()]
     names = dict.fromkeys([str(file), *filter(None, recipes)])
     texts = {name: Path(name).read_text(encoding="utf-8", errors="replace") for name in names}
-    words = ("study", str(file), *places, *(f"--{key}={getattr(options, key)}" for key in changed))
-    return StudyCall(words, texts, plugin_digests())
+    what = StudyOptions(options.folder, options.name)  # the others say how a study is computed
+    return StudyCall(line_of(COMMANDS["study"], [file, list(places)], what), texts, plugin_digests())
 
 
 @dataclass(frozen=True)
@@ -131,8 +133,8 @@ class StudyPlan:
         return [cell for cell in self.cells if (cell.variant, cell.evaluation) == (variant, evaluation)]
 
     def write(self, file: Path) -> None:
-        """Write it as JSON."""
-        write_atomically(file, json.dumps(asdict(self), indent=1).encode())
+        """Write it as a sealed record."""
+        write_atomically(file, seal(asdict(self)))
 
 
 def read_plan(file: Path) -> StudyPlan:
@@ -142,12 +144,11 @@ def read_plan(file: Path) -> StudyPlan:
         UserError: it cannot be read, or is not a plan.
     """
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-        cells = tuple(StudyCell(**{**cell, "words": tuple(cell["words"])}) for cell in values["cells"])
-        call = StudyCall(**{**values["call"], "words": tuple(values["call"]["words"])})
+        values = unseal(file.read_bytes())
+        cells = tuple(StudyCell(**cell) for cell in values["cells"])
         tuples = {name: tuple(values[name]) for name in ("variants", "seeds")}
-        return StudyPlan(**{**values, **tuples, "cells": cells, "call": call})
-    except (OSError, ValueError, KeyError, TypeError) as error:  # cut by a full disk, or of a version with other fields
+        return StudyPlan(**{**values, **tuples, "cells": cells, "call": StudyCall(**values["call"])})
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:  # also of a version with other fields
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise UserError(
             f"{file}: not the plan of a study of this version ({reason}); run pretint study again"
@@ -224,29 +225,24 @@ class CellStore:
     def _damage(self, cell: StudyCell, file: Path) -> str:
         """Return why a file cannot be read, or an empty string. Only damaged files are read again."""
         if file not in self._whole:
-            if cell.command == "score":  # a file as Scores.json makes it
-                content: Any = None
-                with contextlib.suppress(OSError, ValueError):
-                    content = json.loads(file.read_text(encoding="utf-8"))
-                if isinstance(content, dict) and content.get("format") == "pretint scores 1":
-                    return f"{file}: written by Pretint 0.1.0, whose files this version cannot read; make it again"
-                if not isinstance(content, dict) or content.get("format") != FORMAT:
-                    return f"{file}: no scores, or damaged ones; make them again or move them away"
-            else:
-                try:
+            try:
+                if cell.command != "score":
                     read_result(file)
-                except UserError as error:
-                    return str(error)
+                elif unseal(file.read_bytes()).get("format") != FORMAT:  # a file as Scores.json makes it
+                    raise ValueError
+            except UserError as error:
+                return str(error)
+            except (OSError, ValueError, RecursionError):
+                return f"{file}: no scores of this version, or damaged ones; make them again or move them away"
             self._whole.add(file)
         return ""
 
     def failure(self, cell: StudyCell) -> Failure | None:
         """Return the failure of a cell; None if it did not fail, or was tried again since."""
         try:
-            record = json.loads(self.file(cell, "failed").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            return Failure(**unseal(self.file(cell, "failed").read_bytes()))
+        except (OSError, ValueError):  # of another version, or damaged: it is tried again
             return None
-        return Failure(record["code"], record["said"])
 
     def write_failure(self, cell: StudyCell, code: int) -> Failure:
         """Record that a cell's command failed with an exit code, as subprocess has it."""
@@ -260,7 +256,7 @@ class CellStore:
                 lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
                 reason = lines[-1][:500] if lines else ""
         failure = Failure(code, reason)
-        write_atomically(self.file(cell, "failed"), json.dumps({**failure._asdict(), "time": time.time()}).encode())
+        write_atomically(self.file(cell, "failed"), seal(failure._asdict()))
         return failure
 
     def clear_failure(self, cell: StudyCell) -> None:

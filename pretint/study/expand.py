@@ -3,8 +3,8 @@
 import contextlib
 import json
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,14 @@ from pretext.backbones import build_backbone
 from pretext.backbones.from_timm import PUBLISHED
 from pretext.errors import UserError
 from pretext.recipe import PretrainSettings, require_source
-from pretext.settings import Positional, parse_command, settings_from, to_plain
+from pretext.settings import flatten, settings_file, settings_from, to_plain
 from pretext.weights.state_dict import split_part
 from pretext.yaml_reader import read_yaml
 from pretint.colorization.scores.methods import BASELINES
+from pretint.commands import COMMANDS, Call, Command, PlainCall, evaluations, line_of
 from pretint.study import identity
 from pretint.study.cells import PRETRAIN, CellStore, StudyCell, StudyPlan
-from pretint.study.file import StudySettings, Variant, flatten
+from pretint.study.file import StudySettings, Variant
 from transfer.results import PREFIX
 
 # Keys of an evaluation's entry that are not settings of its command.
@@ -103,11 +104,7 @@ def _network(variant: Variant, seed: int, shelf: CellStore) -> tuple[_Network, P
         return _Network(variant.network, key, None, False, _stages(f"timm/{model}", "{}")), None
     if "seed" in variant.settings:
         raise UserError("seed is set by seeds; leave it out")
-    words = ["--config", variant.config] if variant.config else []
-    words += [f"--{name}={_as_option(name, value)}" for name, value in variant.settings.items()]
-    words += [f"--seed={seed}"]
-    run = Positional("run", "")
-    _, settings = parse_command("pretint pretrain", "", PretrainSettings, [run], ["RUN", *words])
+    settings = replace(_settings(PretrainSettings, variant.config, variant.settings), seed=seed)
     stages = _stages(settings.backbone.name, json.dumps(settings.backbone.arguments))
     if variant.network == "random":
         if idle := [name for name in variant.own if name not in _OF_RANDOM]:
@@ -119,18 +116,8 @@ def _network(variant: Variant, seed: int, shelf: CellStore) -> tuple[_Network, P
     require_source(settings)
     key = identity.key_of("pretrain", identity.pretraining(settings))
     folder = shelf.place("runs", _slug(variant.name, seed), key)
-    cell = StudyCell(
-        key,
-        variant.name,
-        seed,
-        "",
-        PRETRAIN,
-        (PRETRAIN, str(shelf.root / folder), *words),
-        folder,
-        "",
-        settings.training.steps,
-        variant.ask,
-    )
+    call = _call(COMMANDS[PRETRAIN], shelf.root / folder, settings, variant.config)
+    cell = StudyCell(key, variant.name, seed, "", call, folder, "", settings.training.steps, variant.ask)
     return _Network(str(shelf.root / folder), key, cell, not settings.objective.supervised, stages), settings
 
 
@@ -148,8 +135,9 @@ def _evaluation_cell(
         shelf: the folder of the cells.
     """
     command = str(entry.get("command", ""))
-    if command not in identity.EVALUATIONS:
-        raise UserError(f"command is {command or 'missing'}; take one of {', '.join(identity.EVALUATIONS)}")
+    known = evaluations()
+    if command not in known:
+        raise UserError(f"command is {command or 'missing'}; take one of {', '.join(known)}")
     settings_of_entry = {key: value for key, value in entry.items() if key not in _NO_SETTINGS}
     if taken := sorted({"out", "reference", "seed", "format"} & settings_of_entry.keys()):
         raise UserError(f"{taken[0]} cannot be set for one evaluation, because the study sets it; leave it out")
@@ -163,17 +151,14 @@ def _evaluation_cell(
     if rescaled not in (True, False) or (rescaled and not command.startswith("finetune")):
         raise UserError(f"rescaled is {rescaled}: it can be true for finetune, and is false for other commands")
     prefix = PREFIX if rescaled else ""
-    words = ["--config", entry["config"]] if entry.get("config") else []
-    kind = identity.EVALUATIONS[command]
-    words += [f"--{key}={_as_option(key, value)}" for key, value in flatten(settings_of_entry, kind).items()]
+    config = str(entry.get("config") or "")
+    settings = _settings(known[command].kind, config, flatten(settings_of_entry, known[command].kind))
     if command.startswith("finetune"):  # every seed has its own head and order of images
-        words += [f"--seed={seed}"]
+        settings = replace(settings, seed=seed)
     if command != "score":
-        words += ["--reference=false"]
-    networks = Positional("networks", "", nargs="+", kind=str)
-    _, settings = parse_command(f"pretint {command}", "", kind, [networks], ["NETWORK", *words])
+        settings = replace(settings, reference=False)
     # Images must be named: a study is not about the bundled images, which a command takes by default.
-    named = settings_of_entry.keys() | (read_yaml(Path(entry["config"])).keys() if entry.get("config") else set())
+    named = settings_of_entry.keys() | (read_yaml(Path(config)).keys() if config else set())
     for place in ("train", "test") if hasattr(settings, "train") else ("images",):
         if place not in named or not getattr(settings, place):
             raise UserError(f"{place} is missing; name images")
@@ -186,11 +171,48 @@ def _evaluation_cell(
         raise UserError(f"{variant.name} has no stage {unknown[0]}; it has {', '.join(network.stages)}")
     key = identity.key_of("evaluate", prefix, network.key, identity.evaluation(command, settings))
     folder = shelf.place("results", f"{_slug(variant.name, seed)}.{_slug(name)}", key)
-    words = [*command.split(), f"{prefix}{network.spec}", *words, f"--out={shelf.root / folder}"]
+    settings = replace(settings, out=str(shelf.root / folder))
+    call = _call(known[command], [f"{prefix}{network.spec}"], settings, config)
     after = network.cell.key if network.cell else ""
     ask = entry.get("ask", {})
     _require_askable(ask)
-    return StudyCell(key, variant.name, seed, name, command, tuple(words), folder, after, 0, ask)
+    return StudyCell(key, variant.name, seed, name, call, folder, after, 0, ask)
+
+
+def _settings(kind: type[Any], config: str, changes: Mapping[str, Any]) -> Any:
+    """Return settings: those of a file, and changes by their full names, such as training.steps.
+
+    Raises:
+        UserError: one of them is wrong.
+    """
+    for name, value in changes.items():
+        try:
+            json.dumps(value)
+        except TypeError as error:
+            raise UserError(f"{name} is {value}, which no setting can be; put it in quotes if it is a name") from error
+    edited = Path(config).stat().st_mtime_ns if config and Path(config).is_file() else 0
+    return _settings_of(kind, config, edited, json.dumps(changes))  # type: ignore[arg-type]
+
+
+@cache  # the seeds of a variant, and the networks of an evaluation, share their settings
+def _settings_of(kind: type[Any], config: str, _edited: int, changes: str) -> Any:
+    values = to_plain(settings_file(kind, Path(config))) if config else {}
+    for name, value in json.loads(changes).items():
+        *groups, setting = name.replace("-", "_").split(".")
+        target = values
+        for group in groups:
+            target = target.setdefault(group, {})
+            if not isinstance(target, dict):
+                raise UserError(f"no setting is called {name}")
+        target[setting] = value
+    return settings_from(kind, values, "")
+
+
+def _call(command: Command, positional: Any, settings: Any, config: str) -> PlainCall:
+    """Return a call with one positional argument."""
+    base = _settings(command.kind, config, {}) if config else None
+    line = line_of(command, [positional], settings, config, base)
+    return Call(command, [positional], settings, line).plain
 
 
 def _require_askable(ask: dict[str, Any]) -> None:
@@ -226,14 +248,6 @@ def _named_errors(name: str) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
-
-
-def _as_option(name: str, value: Any) -> str:
-    """Return a setting as the value of an option."""
-    try:
-        return value if isinstance(value, str) else json.dumps(to_plain(value))
-    except TypeError as error:
-        raise UserError(f"{name} is {value}, which no setting can be; put it in quotes if it is a name") from error
 
 
 def _slug(*words: Any) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from pretext.errors import UserError
 from pretext.recipe import PretrainSettings
-from pretext.settings import settings_from
+from pretext.settings import flatten, settings_from
 from pretext.yaml_reader import read_yaml
 
 NAME = r"[A-Za-z0-9][\w.,+%= -]{0,59}"
@@ -267,21 +267,6 @@ def _beside(folder: Path, name: str) -> Path:
     """Return the path of a file that another file names: relative to the folder of that file, else unchanged."""
     path = Path(os.path.normpath(folder / name))
     return path if path.exists() or not Path(name).exists() else Path(name)
-
-
-def flatten(settings: Mapping[str, Any], kind: type[Any]) -> dict[str, Any]:
-    """Return settings of a dataclass by their full names: {training: {steps: 5}} becomes {training.steps: 5}."""
-    groups = [setting.name for setting in dataclasses.fields(kind) if dataclasses.is_dataclass(setting.type)]
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        inner = value if name in groups and isinstance(value, dict) else None
-        more = {name: value} if inner is None else {f"{name}.{key}": item for key, item in inner.items()}
-        if twice := flat.keys() & more.keys():
-            raise UserError(f"{min(twice)} is set twice; leave one out")
-        if name in ("help", "print_config"):
-            raise UserError(f"no setting is called {name}")
-        flat |= more
-    return flat
 
 
 def _word(value: Any) -> str:

@@ -17,6 +17,7 @@ from pretext.data.source import fingerprint
 from pretext.methods.objectives import OBJECTIVES
 from pretext.plugins import plugin_contents
 from pretext.recipe import PretrainSettings, open_images
+from pretext.settings import settings_from
 from pretext.weights.state_dict import split_part
 from pretint.colorization.scores.job import ScoreSettings
 from transfer.probes.knn import KnnSettings
@@ -29,15 +30,6 @@ from transfer.tasks.task import FinetuneSettings
 
 FORMAT = 1
 """Raise this number when the meaning of a cell changes, for example by a new default: then no older cell is used."""
-
-EVALUATIONS: dict[str, type[Any]] = {
-    "probe": ProbeSettings,
-    "knn": KnnSettings,
-    "svm": SvmSettings,
-    "score": ScoreSettings,
-    **{f"finetune {name}": kind.settings for name, kind in TASKS.items()},
-}
-"""The commands that can evaluate a variant, and their settings."""
 
 _PROTOCOLS: dict[type[Any], type[Any]] = {
     ProbeSettings: ProbeProtocol, KnnSettings: NearestProtocol, SvmSettings: SvmProtocol
@@ -60,7 +52,7 @@ def pretraining(settings: PretrainSettings) -> Any:
     named = {source: 1.0} if isinstance(source, str) else source
     images = [[source_digest(name), weight] for name, weight in named.items()]
     labels = open_images(settings).contents["labels"] if settings.objective.labeled else ""
-    science = changed_settings(settings, "science")
+    science = roles.changed(settings, "science")
     science.pop("data", None)
     return [_with_files(science), images, settings.data.holdout, labels, settings.seed]
 
@@ -84,10 +76,12 @@ def evaluation(command: str, settings: Any) -> Any:
         UserError: the images cannot be had, or there is no such protocol.
     """
     if isinstance(settings, FinetuneSettings):
-        science = _without(settings.science, type(settings)().science)
+        changed = roles.changed(settings, "science").items()
+        science = {name: value for name, value in changed if name not in ("protocol", "freeze_to")}
         values = [_with_files(science), settings.protocol, settings.freeze_to, settings.seed]
-        return [command, *values, *_task_digests(_TaskKey(settings))]
-    science = changed_settings(settings, "science", "seed")
+        images = json.dumps(roles.select(settings, "science", "content"))
+        return [command, *values, *_task_digests(type(settings), images)]  # type: ignore[arg-type]
+    science = roles.changed(settings, "science", "seed")
     if isinstance(settings, ScoreSettings):
         disjoint = source_digest(settings.disjoint) if settings.disjoint else ""
         model, _, file = settings.classifier.partition(":")
@@ -97,23 +91,6 @@ def evaluation(command: str, settings: Any) -> Any:
     name = getattr(settings, "protocol", "knn")
     protocol = json.loads(json.dumps(find_protocol(name, _PROTOCOLS[type(settings)]).settings))
     return [command, science, name, protocol, *_target_digests(settings.train, settings.test, tuple(settings.classes))]
-
-
-def changed_settings(settings: Any, *chosen: roles.Role) -> dict[str, Any]:
-    """Return the settings of some roles that differ from their defaults: a setting added later changes no key."""
-    return _without(roles.select(settings, *chosen), roles.select(type(settings)(), *chosen))
-
-
-def _without(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    changed: dict[str, Any] = {}
-    for name, value in values.items():
-        default = defaults.get(name)
-        if isinstance(value, dict) and isinstance(default, dict) and default:
-            inner = _without(value, default)
-            changed |= {name: inner} if inner else {}
-        elif name not in defaults or value != default:
-            changed[name] = value
-    return changed
 
 
 def _has_plugin(value: Any) -> bool:
@@ -139,23 +116,10 @@ def _target_digests(train: str, test: str, classes: tuple[str, ...]) -> tuple[st
     return targets.train_digest, targets.test_digest
 
 
-class _TaskKey:
-    """Settings of fine-tuning, equal where they open the same images: for the cache."""
-
-    def __init__(self, settings: FinetuneSettings) -> None:
-        self.settings = settings
-        self._words = json.dumps([type(settings).__name__, settings.places, settings.science], sort_keys=True)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _TaskKey) and self._words == other._words
-
-    def __hash__(self) -> int:
-        return hash(self._words)
-
-
 @cache
-def _task_digests(named: _TaskKey) -> tuple[str, str]:
-    task = open_task(named.settings)
+def _task_digests(kind: type[FinetuneSettings], values: str) -> tuple[str, str]:
+    """Return the digests of the images of a task, from its settings as JSON."""
+    task = open_task(settings_from(kind, json.loads(values), ""))
     return task.train_digest, task.test_digest
 
 

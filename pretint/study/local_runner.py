@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -13,6 +12,8 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from pretext.engine.signals import ExitStatus, catch_signals
+from pretext.files import write_atomically
+from pretint.commands import seal_call
 from pretint.study.cells import PRETRAIN, CellStore, Failure, StudyCell
 
 _STOPPED = {
@@ -207,10 +208,12 @@ def _start_command(
     if gpus:
         environment["CUDA_VISIBLE_DEVICES"] = gpus[place % len(gpus)]
     shelf.file(cell, "progress").unlink(missing_ok=True)
+    file = shelf.file(cell, "call")
+    write_atomically(file, seal_call(cell.call))
     with shelf.file(cell, "log").open("ab", buffering=0) as log:
-        log.write(f"$ pretint {shlex.join(cell.words)}\n".encode())
+        log.write(f"$ {cell.call['line']}\n".encode())
         return subprocess.Popen(
-            [sys.executable, "-m", "pretint", *cell.words],
+            [sys.executable, "-m", "pretint", "run", str(file)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import yaml
 from rich import box
@@ -30,11 +30,8 @@ from transfer.columns import Column
 from transfer.metrics import seed_scores
 from transfer.results import read_result
 
-if TYPE_CHECKING:
-    from slurm.job_list import Item
-
-Send = Callable[[Sequence["Item"], str, Path], None]
-"""Sends jobs: the jobs, the cluster file, the folder of jobs."""
+Send = Callable[[Sequence[tuple[StudyCell, list[str]]], str, Path], None]
+"""Sends cells as jobs: each with the names of those that it waits for; the cluster file; the folder of jobs."""
 
 _EVERY = 1.0  # seconds between two drawings of the table
 _SHOWN = (
@@ -109,8 +106,8 @@ def study(file: Path, places: Sequence[str], options: StudyOptions, send: Send |
             looks = run_here(plan.cells, shelf, options.parallel, options.retry, queue(shelf))
         else:
             assert send is not None
-            if items := jobs_to_send(plan.cells, shelf, options.retry):
-                send(items, options.on, shelf.jobs)
+            if cells := jobs_to_send(plan.cells, shelf, options.retry):
+                send(cells, options.on, shelf.jobs)
             looks = (
                 follow(plan.cells, shelf) if options.wait else [(read_states(plan.cells, shelf), ExitStatus.COMPLETE)]
             )

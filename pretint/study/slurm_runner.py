@@ -3,23 +3,19 @@
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pretext.engine.progress import say
 from pretext.engine.signals import ExitStatus, catch_signals
 from pretint.study.cells import CellStore, StudyCell
 from pretint.study.local_runner import CellStatus, CellStatuses, Status, initial_states
 
-if TYPE_CHECKING:
-    from slurm.job_list import Item
-
 _ASK_EVERY = 5.0  # seconds between two queries of the queue
 _PATIENCE = 600.0  # seconds that Slurm may take to answer again
 _LATE = 60.0  # seconds until the files of a complete job must be visible here
 
 
-def jobs_to_send(cells: Sequence[StudyCell], shelf: CellStore, retry: bool) -> "list[Item]":
-    """Return the jobs of the cells that are neither finished nor in the queue.
+def jobs_to_send(cells: Sequence[StudyCell], shelf: CellStore, retry: bool) -> "list[tuple[StudyCell, list[str]]]":
+    """Return the cells that are neither finished nor in the queue, each with the names of the jobs that it waits for.
 
     Args:
         cells: each after the one that it needs.
@@ -29,20 +25,18 @@ def jobs_to_send(cells: Sequence[StudyCell], shelf: CellStore, retry: bool) -> "
     Raises:
         ClusterError: Slurm does not answer.
     """
-    from slurm.job_list import Item  # which needs submitit
-
     states = read_states(cells, shelf)
-    items: dict[str, Item] = {}
+    to_send: dict[str, tuple[StudyCell, list[str]]] = {}
     for cell in {cell.key: cell for cell in cells}.values():
         word = states[cell.key].word
         if word == Status.WAITING or (retry and word in (Status.FAILED, Status.BLOCKED)) or word == Status.STOPPED:
             before = states[cell.after].word if cell.after else Status.FINISHED
-            if before in (Status.FAILED, Status.BLOCKED) and cell.after not in items:
+            if before in (Status.FAILED, Status.BLOCKED) and cell.after not in to_send:
                 continue
-            after = () if before == Status.FINISHED else (next(c for c in cells if c.key == cell.after).place,)
+            after = [] if before == Status.FINISHED else [next(c for c in cells if c.key == cell.after).place]
             shelf.clear_failure(cell)
-            items[cell.key] = Item(cell.words, cell.place, after, cell.ask)
-    return list(items.values())
+            to_send[cell.key] = (cell, after)
+    return list(to_send.values())
 
 
 def read_states(cells: Sequence[StudyCell], shelf: CellStore) -> dict[str, CellStatus]:

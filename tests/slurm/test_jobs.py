@@ -235,7 +235,7 @@ def test_a_job_that_makes_no_step_gives_up(folder: Path) -> None:
     # It stands still, as if its images were on a disk that is gone; also when Slurm wakes it to end it.
     still = [
         "import os, signal, sys",
-        "while 'pretrain' in sys.argv:",
+        "while 'run' in sys.argv:",
         "    os.kill(os.getpid(), signal.SIGSTOP)",
     ]
     (folder / "hook").mkdir()

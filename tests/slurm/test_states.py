@@ -20,7 +20,16 @@ def answer(monkeypatch: pytest.MonkeyPatch) -> Answer:
 
 
 def job(folder: Path, number: str, **values: Any) -> SentJob:
-    told = {"name": f"job-{number}", "words": ("table",), "where": "/", "claims": "", "after": (), "executor": "slurm"}
+    told = {
+        "name": f"job-{number}",
+        "line": "pretint table",
+        "file": "/x",
+        "identity": "1",
+        "where": "/",
+        "claims": "",
+        "after": (),
+        "executor": "slurm",
+    }
     sent = SentJob(**{**told, **values}, id=number, folder=str(folder / number), code="", submitted=float(number))
     write_sent(sent)
     return sent

@@ -47,7 +47,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def words() -> dict[str, str]:
     """How the jobs stand, by variant and command."""
-    return {" ".join([state.sent.name.partition("-")[0], state.sent.words[0]]): state.word for state in states(JOBS)}
+    return {
+        " ".join([state.sent.name.partition("-")[0], state.sent.line.split()[1]]): state.word for state in states(JOBS)
+    }
 
 
 JOBS = Path("studies/jobs")
@@ -71,7 +73,9 @@ def test_cells_are_jobs(folder: Path, shared_data: Path, capsys: pytest.CaptureF
     assert "rebalanced 0 neighbors: finished" in err
     asked = {state.sent.name.partition("-")[0]: state.sent.asked["cpus_per_task"] for state in states(JOBS)}
     assert asked == {"random": 1, "rebalanced": 1, "broken": 1}, "the newest of each is the evaluation"
-    pretraining = next(one for one in states(JOBS) if one.sent.words[0] == "pretrain" and one.word == "complete")
+    pretraining = next(
+        one for one in states(JOBS) if one.sent.line.startswith("pretint pretrain") and one.word == "complete"
+    )
     assert pretraining.sent.asked["cpus_per_task"] == 2
 
     jobs = [state.sent.id for state in states(JOBS)]

@@ -1,7 +1,7 @@
 """The cells of a study: what counts as finished, and the plan that names them."""
 
-import json
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pretint.study.cells
 from pretext import plugins
 from pretext.errors import UserError
 from pretext.settings import Positional, parse_command
+from pretext.store import seal, unseal
 from pretint.study import StudyOptions, study, write_study_report
 from pretint.study.cells import PRETRAIN, CellStore, StudyCell, StudyPlan, read_plan
 from transfer.results import Result, read_result
@@ -49,6 +50,10 @@ def test_a_whole_result_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert len(read) == len(set(read)) == 6
 
 
+def plain(command: str, argument: object) -> dict[str, Any]:
+    return {"command": command, "positionals": [argument], "settings": {"seed": 3}, "line": f"pretint {command} ..."}
+
+
 PLAN = StudyPlan(
     "Does it matter?",
     ("random", "L2"),
@@ -59,9 +64,9 @@ PLAN = StudyPlan(
     {"recipes/random-0.c.yaml": {"seed": 0}},
     "",
     (
-        StudyCell("a", "L2", 0, "", PRETRAIN, ("pretrain", "runs/L2-0.a"), "runs/L2-0.a", "", 6, {"gpus": 1}),
-        StudyCell("b", "L2", 0, "color", "score", ("score", "runs/L2-0.a"), "results/L2-0.color.b", "a"),
-        StudyCell("c", "random", 0, "probe", "probe", ("probe", "random:r.yaml"), "results/random-0.probe.c", ""),
+        StudyCell("a", "L2", 0, "", plain(PRETRAIN, "runs/L2-0.a"), "runs/L2-0.a", "", 6, {"gpus": 1}),
+        StudyCell("b", "L2", 0, "color", plain("score", ["runs/L2-0.a"]), "results/L2-0.color.b", "a"),
+        StudyCell("c", "random", 0, "probe", plain("probe", ["random:r.yaml"]), "results/random-0.probe.c", ""),
     ),
 )
 
@@ -74,13 +79,23 @@ def test_comes_back_as_it_was_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize("changed", [{"unknown": 5}, {"cells": None}, {"call": None}, None])
 def test_one_of_another_version_is_a_line(tmp_path: Path, changed: dict[str, Any] | None) -> None:
     if changed is not None:
-        plan = json.loads(json.dumps(PLAN, default=vars)) | changed
-        text = json.dumps({name: value for name, value in plan.items() if value is not None})
-        (tmp_path / "plan.json").write_text(text)
+        plan = asdict(PLAN) | changed
+        (tmp_path / "plan.json").write_bytes(seal({name: value for name, value in plan.items() if value is not None}))
     with pytest.raises(
         UserError, match=r"plan\.json: not the plan of a study of this version \(.+\); run pretint study"
     ):
         read_plan(tmp_path / "plan.json")
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"[" * 100_000, b"{}", None])
+def test_a_damaged_plan_is_a_line(tmp_path: Path, content: bytes | None) -> None:
+    file = tmp_path / "plan.json"
+    PLAN.write(file)
+    file.write_bytes(file.read_bytes().replace(b"L2", b"L1") if content is None else content)
+    with pytest.raises(
+        UserError, match=r"plan\.json: not the plan of a study of this version \(.+\); run pretint study"
+    ):
+        read_plan(file)
 
 
 HOSTILE = "about: </pre><script>alert(1)</script>"
@@ -114,7 +129,7 @@ def test_recipes_that_are_named_are_kept_and_usual_options_are_not(
     small.write_text(f"config: recipe.yaml\n{small.read_text()}")
     done = study(Path("small.yaml"), [f"images={sets}"], StudyOptions())
     kept = read_plan(done.folder / "plan.json").call
-    assert kept.words == ("study", "small.yaml", f"images={sets}")
+    assert kept.command == f"pretint study small.yaml images={sets}"
     assert kept.files == {"small.yaml": small.read_text(), "recipe.yaml": "crop: {size: 16}\n"}
     assert shlex.split(kept.line)[0] == "PRETINT_PLUGINS=/a b/mine.py"
     assert {len(digest) for digest in kept.plugins.values()} == {64}
@@ -122,14 +137,14 @@ def test_recipes_that_are_named_are_kept_and_usual_options_are_not(
 
 def test_the_page_begins_its_commands_with_the_call(tmp_path: Path) -> None:
     folder = finished_study(tmp_path)
-    told = json.loads((folder / "plan.json").read_text())
+    told = unseal((folder / "plan.json").read_bytes())
     told["call"] = {
-        "words": ["study", "s.yaml", "images=a b"],
+        "command": "pretint study s.yaml 'images=a b'",
         "files": {"s.yaml": HOSTILE, "deep/r.yaml": "crop: {size: 5}"},
         "plugins": {"/mine.py": "ab" * 32},
     }
     told["recipes"] = {"recipes/random-0.abc.yaml": {"backbone": {"name": "<b>tiny</b>"}}}
-    (folder / "plan.json").write_text(json.dumps(told))
+    (folder / "plan.json").write_bytes(seal(told))
     write_study_report(folder)
     page = Page(folder / "report.html")
     assert "Commands This study is PRETINT_PLUGINS=/mine.py pretint study s.yaml 'images=a b'" in page.text

@@ -54,7 +54,8 @@ def test_every_variant_seed_and_evaluation_has_its_cell(plan: Callable[..., Stud
         assert (before is None) == (cell.variant == "random" or cell.evaluation == "")
         if before:
             assert (before.variant, before.seed, before.evaluation) == (cell.variant, cell.seed, "")
-            assert before.words[1] == str(tmp_path / "studies" / before.folder) == cell.words[1]
+            network = str(tmp_path / "studies" / before.folder)
+            assert before.call["positionals"] == [network] and cell.call["positionals"] == [[network]]
     assert found.against == {"L2": "random", "rebalanced": "random"}
     assert found.differing == {"objective.name": {"L2": "regression", "rebalanced": "rebalanced"}}
     file = tmp_path / "plan.json"

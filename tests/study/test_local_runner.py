@@ -126,8 +126,9 @@ def test_what_was_killed_is_said_to_be(plan: StudyPlan, tmp_path: Path) -> None:
     looks = run_here(plan.cells[:1], shelf, 1, False)
     next(looks)
     # It has none for a moment after it began.
-    wait_until(lambda: _with_words(first.words[:2]), "the cell's process is there")
-    os.kill(_with_words(first.words[:2])[0], signal.SIGKILL)
+    words = ("run", str(shelf.file(first, "call")))
+    wait_until(lambda: _with_words(words), "the cell's process is there")
+    os.kill(_with_words(words)[0], signal.SIGKILL)
     *_, (found, _) = looks
     assert found[first.key].word == Status.FAILED and found[first.key].said.startswith("killed by signal 9, ")
 

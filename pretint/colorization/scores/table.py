@@ -1,6 +1,5 @@
 """Scores with intervals, and their table: in the terminal, as CSV, Markdown and LaTeX, and as a JSON file."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from pretext.escape import csv_text
+from pretext.store import seal
 from pretint.colorization.scores.ledger import ScoreRecord
 from pretint.colorization.scores.metrics import Sums, balanced_auc, frechet_distance, psnr, raw_auc
 from transfer.bootstrap import SLOW_RESAMPLES, Estimate, Floats, accuracy, centered, difference, percentiles, resamples
@@ -136,7 +136,7 @@ class Scores:
         return csv_text([*names, "difference_high", "about", "checkpoint", *facts], rows)
 
     def json(self) -> bytes:
-        """Return the content of the JSON file; null means an infinite value or a missing interval."""
+        """Return the content of the JSON file, sealed; null means an infinite value or a missing interval."""
         content = {
             "format": FORMAT,
             **self.facts,
@@ -157,7 +157,7 @@ class Scores:
             "notes": self.notes,
             "skipped": self.skipped,
         }
-        return json.dumps(content, indent=1, allow_nan=False).encode()
+        return seal(content)
 
 
 def _cell(

@@ -28,7 +28,8 @@ from pretext.engine.run import run_settings
 from pretext.errors import UserError
 from pretext.files import write_atomically
 from pretext.methods.colorizer import join
-from pretext.settings import Positional, parse_command
+from pretext.settings import settings_from
+from pretext.store import unseal
 from pretint.colorization.networks import open_network
 from pretint.colorization.scores.job import ScoreSettings, score
 from pretint.colorization.scores.table import METRICS, ScoreMetric, ScoreRow, Scores
@@ -120,12 +121,10 @@ def colors(plan: StudyPlan, shelf: CellStore, folder: Path) -> tuple[ColorScores
             try:
                 runs = {cell.key: str(shelf.folder(cell)) for cell in plan.cells}
                 seeds = {variant: [runs[cell.after] for cell in cells] for variant, cells in finished.items()}
-                words = next(iter(finished.values()))[0].words[1:]
-                networks = Positional("networks", "", nargs="+", kind=str)
-                _, settings = parse_command("pretint score", "", ScoreSettings, [networks], words)
+                settings = settings_from(ScoreSettings, next(iter(finished.values()))[0].call["settings"], str(folder))
                 settings.out, settings.against = str(folder / _SCORES), against
                 scores = score([run for group in seeds.values() for run in group], settings, seeds)
-                stored[name] = {"of": of, "scores": json.loads(scores.json())}
+                stored[name] = {"of": of, "scores": unseal(scores.json())}
                 write_atomically(folder / KEPT, json.dumps({"format": _FORMAT, "evaluations": stored}).encode())
             except UserError as error:
                 remark = str(error)

@@ -1,6 +1,5 @@
 """The report of a study: one HTML page, and its tables as files."""
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -172,11 +171,7 @@ def page(folder: Path, results: StudyResults, colors: Sequence[ColorScores], fig
         missing=[(", ".join(names), reason) for reason, names in results.reasons.items()],
         unfinished=len(results.missing),
         cells=len(cells),
-        commands=[
-            (title, [shlex.join(("pretint", *cell.words)) for cell in group])
-            for title, group in groups.items()
-            if group
-        ],
+        commands=[(title, [cell.call["line"] for cell in group]) for title, group in groups.items() if group],
         call=plan.call,
         recipes={file: yaml.safe_dump(settings, sort_keys=False) for file, settings in plan.recipes.items()},
     )

@@ -14,6 +14,8 @@ from waits import wait_until
 import slurm
 from pretext.engine.run import newest_checkpoint
 from pretext.engine.signals import ExitStatus
+from pretint.cli.submit import make_job
+from pretint.commands import COMMANDS
 
 STEPS = 40
 # A network without batch statistics; nothing but the order of additions differs.
@@ -199,8 +201,8 @@ def test_the_same_command_under_torchrun(alone: TrainedRun, tmp_path: Path) -> N
 def test_the_same_job_under_submitit(alone: TrainedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     asked = slurm.ClusterSettings(executor="local", tasks_per_node=2, environment={"OMP_NUM_THREADS": "1"})
-    words = ("pretrain", "run", *WORDS)
-    [sent] = slurm.submit([slurm.Job(words, "run", asked)], tmp_path / "jobs").sent
+    call = COMMANDS["pretrain"].parse(["run", *WORDS])
+    [sent] = slurm.submit([make_job(call.plain, "run", asked)], tmp_path / "jobs").sent
     wait_until(
         lambda: not slurm.states(tmp_path / "jobs")[0].live, "the job ends", describe=sent.log.read_text, every=0.5
     )
