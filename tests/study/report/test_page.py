@@ -16,6 +16,7 @@ from rich.console import Console
 
 import pretint.cli
 from pretext.errors import UserError
+from pretext.store import seal, unseal
 from pretint.study import write_study_report
 from pretint.study.report.page import read_results
 from transfer import columns
@@ -128,8 +129,8 @@ def test_what_is_missing_is_said_with_its_reason(tmp_path: Path) -> None:
         tmp_path, without=("L2 1 probe", "rebalanced 0", "rebalanced 0 probe", "rebalanced 1 probe")
     )
     (tmp_path / "logs").mkdir()
-    told = {"code": 1, "said": f"pretint: {HOSTILE}", "time": 0}
-    (tmp_path / "logs" / "2-0.000002000000.failed").write_text(json.dumps(told))
+    told = {"code": 1, "said": f"pretint: {HOSTILE}"}
+    (tmp_path / "logs" / "2-0.000002000000.failed").write_bytes(seal(told))
     write_study_report(folder)
     page, text = Page(folder / "report.html"), (folder / "report.md").read_text()
     assert "Cells finished 6 of 10" in page.text
@@ -214,13 +215,13 @@ def test_checkpoints_that_are_not_the_runs_own_do_not_count(tmp_path: Path) -> N
 
 def test_a_row_that_a_variant_does_not_have_falls_back(tmp_path: Path) -> None:
     folder = finished_study(tmp_path)
-    plan = json.loads((folder / "plan.json").read_text())
+    plan = unseal((folder / "plan.json").read_bytes())
     for asked, rows, rule in (
         ("nope", {"conv3"}, "nope, as the study's file says; random, L2, rebalanced: no such row, so the usual one"),
         ("conv2", {"conv2"}, "conv2, as the study's file says"),
     ):
         plan["evaluations"]["probe"]["row"] = asked
-        (folder / "plan.json").write_text(json.dumps(plan))
+        (folder / "plan.json").write_bytes(seal(plan))
         write_study_report(folder)
         (board,) = read_results(folder).boards
         assert ({line.row for line in board.lines}, board.rule, board.error) == (rows, rule, "")
@@ -253,9 +254,9 @@ def test_results_of_different_images_are_no_table(tmp_path: Path) -> None:
 
 def test_colors_are_compared_with_the_variant_that_the_study_names(tmp_path: Path) -> None:
     folder = finished_study(tmp_path, colors=True)
-    plan = json.loads((folder / "plan.json").read_text())
+    plan = unseal((folder / "plan.json").read_bytes())
     plan["evaluations"]["color"]["against"] = "rebalanced"
-    (folder / "plan.json").write_text(json.dumps(plan))
+    (folder / "plan.json").write_bytes(seal(plan))
     write_study_report(folder)
     lines = [one for one in csv.DictReader((folder / "report.csv").open()) if one["row"] == "auc_balanced"]
     assert [one["against"] for one in lines] == ["rebalanced", ""]
@@ -293,9 +294,9 @@ def test_colors_join_seeds_are_kept_and_outlive_the_networks(tmp_path: Path) -> 
     write_study_report(folder)
     assert {name: (folder / name).read_bytes() for name in before} == before, "nothing is opened again"
 
-    plan = json.loads((folder / "plan.json").read_text())
+    plan = unseal((folder / "plan.json").read_bytes())
     plan["cells"] = [one for one in plan["cells"] if (one["variant"], one["seed"]) != ("rebalanced", 1)]
-    (folder / "plan.json").write_text(json.dumps(plan))
+    (folder / "plan.json").write_bytes(seal(plan))
     write_study_report(folder)
     page = Page(folder / "report.html")
     assert "These are of an earlier time, as they cannot be scored anew: " in page.text

@@ -1,7 +1,6 @@
 """The table of every row, against the results that it is of."""
 
 import csv
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from finished_studies import LEVELS, change_results, finished_study
 from html_page import Page
 from rich.console import Console
 
+from pretext.store import seal, unseal
 from pretint.study import write_study_report
 from pretint.study.report import table as table_module
 from pretint.study.report.page import read_results
@@ -147,9 +147,9 @@ def test_published_rows_of_detection_stand_by_their_own_rule_alone(
     folder = finished_study(tmp_path, {"random": 0.3, "L2": 0.5}, (0,))
     rules = ("11 points", "all points")
     change_results(tmp_path, rows=[row("all", answers(0.3 + at / 10, at), None, rule) for at, rule in enumerate(rules)])
-    plan = json.loads((folder / "plan.json").read_text())
+    plan = unseal((folder / "plan.json").read_bytes())
     plan["evaluations"]["probe"]["row"] = "all, 11 points"
-    (folder / "plan.json").write_text(json.dumps(plan))
+    (folder / "plan.json").write_bytes(seal(plan))
     sheet = full(folder)
     assert sheet and sheet.grid.header == ("all, 11 points", "all, all points")
     assert dict(sheet.grid.rows)["random (Gaussian)"] == ("43.4", "")
