@@ -56,7 +56,8 @@ def main() -> None:
             for label in "ab":
                 (folder / part / label).mkdir(parents=True)
                 for number in range(10):
-                    pixels = np.random.default_rng(number).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+                    generator = np.random.default_rng([number, part == "test"])
+                    pixels = generator.integers(0, 256, (32, 32, 3), dtype=np.uint8)
                     Image.fromarray(pixels).save(folder / part / label / f"{number}.png")
         sides = {"first": (asked.first, FIRST, "pictures"), "head": (Path(__file__).parents[1], HEAD, "images")}
         seconds: dict[str, list[float]] = {side: [] for side in sides}

@@ -233,7 +233,7 @@ class CellStore:
             except UserError as error:
                 return str(error)
             except (OSError, ValueError, RecursionError):
-                return f"{file}: no scores of this version, or damaged ones; make them again or move them away"
+                return f"{file}: no scores, or damaged ones; make them again or move them away"
             self._whole.add(file)
         return ""
 
