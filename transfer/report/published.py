@@ -5,8 +5,10 @@ memory, as later papers cite them, and the report notes this. Rows of one number
 of models.
 """
 
+import csv
 import math
 import re
+from pathlib import Path
 from typing import NamedTuple
 
 from transfer.bootstrap import MetricName
@@ -14,12 +16,6 @@ from transfer.results import Result
 
 STAGES = ("conv1", "conv2", "conv3", "conv4", "conv5")
 """The stages of AlexNet, which rows of five numbers are about."""
-
-_BOTH = ("zhang2016", "splitbrain")
-_CITED = "as cited in Zhang et al. 2017 (Split-Brain Autoencoders) and later"
-_MAXIMA = "max pooling and a solver of its own"
-_UNSURE = "how its features were pooled was not checked"
-_VISSL = "VISSL's model zoo"
 
 
 class Published(NamedTuple):
@@ -94,132 +90,55 @@ def published(result: Result, *others: Result) -> PublishedTable | None:
     return None
 
 
-def _row(name: str, percent: str, source: str, protocols: tuple[str, ...] = _BOTH, remark: str = "") -> Published:
-    return Published(name, tuple(float(number) / 100 for number in percent.split()), protocols, source, remark=remark)
+def _rows(table: str, columns: slice | None = None, protocol: str = "", remark: str = "") -> tuple[Published, ...]:
+    """Return the rows of a table of ``published.csv``.
 
-
-def _best(name: str, percent: float) -> Published:
-    return Published(name, (percent / 100,), ("goyal2019",), _VISSL, verified=True, remark="the best stage only")
-
-
-_SPLIT = ("splitbrain",)
-
-_SAME = "as cited in Zhang et al. 2016 and later"
-_VOC = (  # classification: fc8, fc6 to fc8, all; detection; segmentation
-    ("ImageNet labels", "76.8 78.9 79.9 56.8 48.0", f"Krizhevsky et al. 2012, {_SAME}", "", None),
-    ("random (Gaussian)", "- - 53.3 43.4 19.8", _SAME[0].upper() + _SAME[1:], "not rescaled", None),
-    ("autoencoder", "24.8 16.0 53.8 41.9 25.2", _SAME[0].upper() + _SAME[1:], "", None),
-    ("k-means, rescaled", "32.0 39.2 56.6 45.6 32.6", f"Kraehenbuehl et al. 2016, {_SAME}", "", None),
-    ("egomotion", "31.2 31.0 54.2 43.9 -", f"Agrawal et al. 2015, {_SAME}", "", None),
-    ("tracking", "- 55.6 63.1 47.4 -", f"Wang and Gupta 2015, {_SAME}", "", None),
-    ("context", "44.7 55.1 65.3 51.1 -", f"Doersch et al. 2015, {_SAME}", "rescaled", None),
-    ("context encoder", "- 34.6 56.5 44.5 29.7", f"Pathak et al. 2016, {_SAME}", "", None),
-    (
-        *("BiGAN", "38.2 50.2 58.6 46.2 34.9", f"Donahue et al. 2017, {_SAME}"),
-        *("later tables have 60.1 for all, 46.9 in detection, 35.2 in segmentation", None),
-    ),
-    ("colorization, gray", "52.4 61.5 65.9 46.1 35.0", "Zhang et al. 2016, as cited in later tables", "", False),
-    ("colorization, color", "52.4 61.5 65.6 46.9 35.6", "Zhang et al. 2016, as cited in later tables", "", True),
-)
-_TEST_IMAGES = "the released code evaluates on 736 images of VOC2011, the publication says VOC2012"
-
-
-def _voc(columns: slice, protocol: str, further: str = "") -> tuple[Published, ...]:
-    """Return the rows of one task; ``further`` is a remark on all of them."""
+    Args:
+        table: its name there.
+        columns: the numbers that count; None means all.
+        protocol: our protocol that the rows may stand next to, if the file names none.
+        remark: a remark on all rows.
+    """
     rows = []
-    for name, percent, source, remark, color in _VOC:
-        scores = tuple(math.nan if text == "-" else float(text) / 100 for text in percent.split()[columns])
-        remarks = "; ".join(filter(None, (remark, further)))
-        rows.append(Published(name, scores, (protocol,), source, remark=remarks, color=color))
-    return tuple(row for row in rows if not all(map(math.isnan, row.scores)))
+    with Path(__file__).with_name("published.csv").open(encoding="utf-8", newline="") as file:
+        for line in csv.DictReader(file):
+            percent = line["percent"].split()[columns or slice(None)]
+            if line["table"] == table and set(percent) != {"-"}:
+                row = Published(
+                    name=line["name"],
+                    scores=tuple(math.nan if text == "-" else float(text) / 100 for text in percent),
+                    protocols=tuple((line["protocols"] or protocol).split()),
+                    source=line["source"],
+                    verified=line["verified"] == "yes",
+                    remark="; ".join(filter(None, (line["remark"], remark))),
+                    color={"gray": False, "color": True}.get(line["sees"]),
+                )
+                rows.append(row)
+    return tuple(rows)
 
+
+_TEST_IMAGES = "the released code evaluates on 736 images of VOC2011, the publication says VOC2012"
+_TRAINED = ("above fc7", "above pool5", "all")
 
 TABLES: tuple[PublishedTable, ...] = (
+    PublishedTable("ImageNet", 50_000, 1_000, _rows("ImageNet")),
+    PublishedTable("Places205", 20_500, 205, _rows("Places205")),
     PublishedTable(
-        "ImageNet",
-        50_000,
-        1_000,
-        (
-            _row("ImageNet labels", "19.3 36.3 44.2 48.3 50.5", f"Krizhevsky et al. 2012, {_CITED}"),
-            _row("random (Gaussian)", "11.6 17.1 16.9 16.3 14.1", f"Zhang et al. 2016, {_CITED}"),
-            _row("k-means, rescaled", "17.5 23.0 24.5 23.2 20.6", f"Kraehenbuehl et al. 2016, {_CITED}"),
-            _row("context", "16.2 23.3 30.2 31.7 29.6", f"Doersch et al. 2015, {_CITED}"),
-            _row("context encoder", "14.1 20.7 21.0 19.8 15.5", f"Pathak et al. 2016, {_CITED}"),
-            _row("BiGAN", "17.7 24.5 31.0 29.9 28.0", f"Donahue et al. 2017, {_CITED}"),
-            _row("colorization", "12.5 24.5 30.4 31.5 30.3", f"Zhang et al. 2016, {_CITED}"),
-            _row("L to ab, classes", "12.5 25.4 32.4 33.1 32.0", "Zhang et al. 2017, as cited from memory", _SPLIT),
-            _row("Split-Brain", "17.7 29.3 35.4 35.2 32.8", "Zhang et al. 2017, as cited in later tables", _SPLIT),
-            _row(
-                "jigsaw",
-                "18.2 28.8 34.0 33.9 27.1",
-                "Noroozi and Favaro 2016, as cited in later tables",
-                _SPLIT,
-                f"{_UNSURE}; its conv1 has stride 2",
-            ),
-            _row(
-                "counting",
-                "18.0 30.6 34.3 32.5 25.7",
-                "Noroozi et al. 2017, as cited in later tables",
-                _SPLIT,
-                _UNSURE,
-            ),
-            _row(
-                "RotNet", "18.8 31.7 38.7 38.2 36.5", "Gidaris et al. 2018, as cited in later tables", _SPLIT, _MAXIMA
-            ),
-            _best("ImageNet labels", 49.54),
-            _best("RotNet", 39.51),
-            _best("DeepCluster", 37.88),
-            _best("jigsaw", 34.82),
-            _best("colorization", 30.39),
-        ),
-    ),
-    PublishedTable(
-        "Places205",
-        20_500,
-        205,
-        (
-            _row("Places labels", "22.1 35.1 40.2 43.3 44.6", f"Zhou et al. 2014, {_CITED}", _SPLIT),
-            _row("ImageNet labels", "22.7 34.8 38.4 39.4 38.7", f"Krizhevsky et al. 2012, {_CITED}", _SPLIT),
-            _row("random (Gaussian)", "15.7 20.3 19.8 19.1 17.5", _CITED[0].upper() + _CITED[1:], _SPLIT),
-            _row("k-means, rescaled", "21.4 26.2 27.1 26.1 24.0", f"Kraehenbuehl et al. 2016, {_CITED}", _SPLIT),
-            _row("context", "19.7 26.7 31.9 32.7 30.9", f"Doersch et al. 2015, {_CITED}", _SPLIT),
-            _row("context encoder", "18.2 23.2 23.4 21.9 18.4", f"Pathak et al. 2016, {_CITED}", _SPLIT),
-            _row("BiGAN", "22.0 28.7 31.8 31.3 29.7", f"Donahue et al. 2017, {_CITED}", _SPLIT),
-            _row("colorization", "16.0 25.7 29.6 30.3 29.7", f"Zhang et al. 2016, {_CITED}", _SPLIT),
-            _row("Split-Brain", "21.3 30.7 34.0 34.1 32.5", "Zhang et al. 2017, as cited in later tables", _SPLIT),
-            _row(
-                "jigsaw",
-                "23.0 31.9 35.0 34.2 29.3",
-                "Noroozi and Favaro 2016, as cited in later tables",
-                _SPLIT,
-                f"{_UNSURE}; its conv1 has stride 2",
-            ),
-            _row(
-                "RotNet", "21.5 31.0 35.1 34.6 33.7", "Gidaris et al. 2018, as cited in later tables", _SPLIT, _MAXIMA
-            ),
-        ),
-    ),
-    PublishedTable(
-        *("VOC2007", 4_952, 20, _voc(slice(0, 3), "paper-classify")),
-        stages=("above fc7", "above pool5", "all"),
-        metric="mAP",
+        *("VOC2007", 4_952, 20, _rows("VOC", slice(0, 3), "paper-classify"), _TRAINED, "mAP"),
         train="voc:2007:trainval",
         steps=80_000,
     ),
     PublishedTable(
-        *("VOC2007, by 11 points", 4_952, 20, _voc(slice(3, 4), "paper-detect")),
-        stages=("all",),
-        metric="AP",
+        *("VOC2007, by 11 points", 4_952, 20, _rows("VOC", slice(3, 4), "paper-detect"), ("all",), "AP"),
         train="voc:2007:trainval",
         steps=150_000,
     ),
     PublishedTable(
-        *("VOC2012", 1_449, 21, _voc(slice(4, 5), "paper-segment", _TEST_IMAGES)),
-        stages=("all",),
-        metric="mIoU",
+        *("VOC2012", 1_449, 21, _rows("VOC", slice(4, 5), "paper-segment", _TEST_IMAGES), ("all",), "mIoU"),
         train="voc:2012:train",
         n_train=10_582,  # with SBD's masks
         steps=150_000,
     ),
 )
-"""The published tables, one for each data set."""
+"""The published tables, one for each data set. The file has one row for all tasks of VOC: classification with fc8, with
+fc6 to fc8 and with all trained; detection; segmentation."""

@@ -2,16 +2,17 @@
 
 import base64
 import io
+from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from pretext.errors import UserError
-from transfer.bootstrap import METRIC_TITLES, Estimate
-from transfer.report.published import STAGES
+from transfer.bootstrap import METRIC_TITLES
+from transfer.layout import Number
 
 LISTED = 50
 """The largest number of skipped images that a page lists."""
@@ -32,26 +33,24 @@ def render_page(template: str | Path, **facts: Any) -> bytes:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "interval": interval, "points": points, "count": count, "signs": signs}
+    environment.filters |= {
+        "percent": lambda fraction: f"{100 * fraction:.1f}\N{NO-BREAK SPACE}%",
+        "points": lambda fraction: signs(f"{100 * fraction:+.1f}"),
+        "interval": lambda bar: signs(Number(bar).interval),
+        "signs": signs,
+        "count": "{:,}".format,
+        "capital": lambda text: text[:1].upper() + text[1:],
+        "duration": _duration,
+        "size": lambda count: f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.0f} MB",
+        "text": to_text,
+        "digest": lambda sha256: f"SHA-256 {sha256[:12]}",
+        "filename": lambda path: PurePath(path).name,
+        "time": lambda seconds: f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M} UTC",
+    }
     page = environment.get_template(file.name).render(
-        pretint=version("pretint"), measures=METRIC_TITLES, published_stages=STAGES, listed=LISTED, **facts
+        pretint=version("pretint"), measures=METRIC_TITLES, listed=LISTED, **facts
     )
     return page.encode("utf-8", "replace")
-
-
-def percent(fraction: float) -> str:
-    """Write a fraction in percent, not broken across lines: 0.6618 -> 66.2 %."""
-    return f"{100 * fraction:.1f}\N{NO-BREAK SPACE}%"
-
-
-def points(fraction: float) -> str:
-    """Write a difference with its sign, in percentage points: 0.116 -> +11.6."""
-    return f"{100 * fraction:+.1f}".replace("-", "\N{MINUS SIGN}")
-
-
-def interval(bar: Estimate) -> str:
-    """Write an interval in percent: [64.7, 67.7]."""
-    return f"[{100 * bar.low:.1f}, {100 * bar.high:.1f}]".replace("-", "\N{MINUS SIGN}")
 
 
 def signs(text: str) -> str:
@@ -59,9 +58,21 @@ def signs(text: str) -> str:
     return text.replace("+-", "\N{PLUS-MINUS SIGN}").replace("-", "\N{MINUS SIGN}")
 
 
-def count(number: int) -> str:
-    """Write a number with its thousands apart: 8000 -> 8,000."""
-    return f"{number:,}"
+def to_text(value: Any) -> str:
+    """Return the value of a setting or of a fact as text."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(to_text, value)) or "none"
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {to_text(inner)}" for name, inner in value.items()) or "none"
+    return "none" if value in (None, "") else str(value)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 HEAVY = 2_000_000

@@ -1,64 +1,32 @@
-"""The report's panels of results: charts, tables and their captions, made from results."""
+"""The panels of results: charts, tables and facts of an evaluation, for the page of a run or of a study."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
-from typing import Any, NamedTuple
-
-from markupsafe import Markup
+from typing import Any
 
 from pretext.errors import UserError
-from transfer.bootstrap import METRIC_TITLES, Estimate
+from transfer.bootstrap import METRIC_TITLES
 from transfer.columns import Column, evaluations, row_names, score_difference
-from transfer.layout import TableCell
 from transfer.protocols import PROTOCOLS
+from transfer.report.charts import ChartLine, dots_chart, looks_of, shorten, shots_chart, stages_chart
+from transfer.report.panels import sheets_of, trainings_panel, words_of
 from transfer.report.published import published
-from transfer.report.result_charts import ChartLine, color_of, dots_chart, shorten, shots_chart, stages_chart
-from transfer.report.result_facts import cost, facts, flatten_settings, provenance
-from transfer.report.trainings import sheets_of, trainings, trainings_panel, words_of
+from transfer.report.render import to_text
 from transfer.results import Result
 from transfer.table import Section, tables
 
+MOST = 12
+"""The most lines in a chart."""
+LETTERS = 26
+"""Letters of a network's name in a chart's legend, at most."""
+
+Looks = Mapping[Column, tuple[str, int]]
+"""Color and style of every column in charts."""
+
 _KINDS = ("random", "pretrained", "supervised", "published")  # from left to right
-_MOST = 12  # lines of a chart
-_LETTERS = 26  # of a network's name in a chart's legend
 _SHOTS = re.compile(r"(\d+) shots?")
 _NEIGHBORS = ("k=20", "k=200")  # what others report
-
-
-class Headline(NamedTuple):
-    """The selected row of a network, next to that of the same network at random weights."""
-
-    column: Column
-    name: str
-    chosen: bool
-    """Whether held-out images chose the row; if not, it is the last stage, or the row with the most trained weights."""
-    reference: Column | None
-    other: str
-    """The row of the reference."""
-    difference: Estimate | None
-    """Paired: the network's score minus the reference's."""
-
-    @property
-    def score(self) -> Estimate:
-        """The score of the network."""
-        return self.column.cells[self.name].score
-
-    @property
-    def at_random(self) -> Estimate | None:
-        """The score of the reference."""
-        return None if self.reference is None else self.reference.cells[self.other].score
-
-    @property
-    def words(self) -> str:
-        """For a fine-tuned network: the trained part, and the rule of the metric."""
-        row = self.column.first.row(self.name)
-        return ", ".join(filter(None, (words_of(row.stage), row.variant)))
-
-    @property
-    def tells_apart(self) -> bool:
-        """Whether the interval of the difference excludes 0."""
-        return self.difference is not None and not self.difference.low <= 0 <= self.difference.high
 
 
 def result_panels(results: Sequence[Result], alone: bool = False) -> list[dict[str, Any]]:
@@ -68,217 +36,232 @@ def result_panels(results: Sequence[Result], alone: bool = False) -> list[dict[s
         results: of any number of evaluations.
         alone: leave out the training of fine-tuned networks and the test images, which the page shows elsewhere.
     """
-    protocols = list(PROTOCOLS)
+    order = {name: at for at, name in enumerate(PROTOCOLS)}
     groups = sorted(
         evaluations(results),
-        key=lambda group: (
-            -group[0].fraction,
-            protocols.index(group[0].protocol) if group[0].protocol in protocols else len(protocols),
-            group[0].test,
-        ),
+        key=lambda group: (-group[0].fraction, order.get(group[0].protocol, len(order)), group[0].test),
     )
+    kinds = {kind: at for at, kind in enumerate(_KINDS)}
     sheets = {} if alone else sheets_of(results)
-    return [_panel(f"evaluation-{number}", group, None if alone else sheets) for number, group in enumerate(groups, 1)]
+    panels = []
+    for number, group in enumerate(groups, 1):
+        # A result of few stages must not hide one of all stages, of the same network.
+        group.sort(key=lambda result: (kinds.get(result.network.kind, len(kinds)), -len(result.rows)))
+        first, anchor = group[0], f"evaluation-{number}"
+        name, _, path = first.test.rpartition(":")
+        parts = PurePath(path).parts
+        source = name if ":" in name else first.test if name or len(parts) < 3 else "/".join(parts[-2:])
+        share = f", {100 * first.fraction:g}\N{NO-BREAK SPACE}% of the labels" if first.fraction < 1 else ""
+        title = f"{first.protocol} on {source}{share}"
+        try:
+            section = tables(group).sections[0]
+        except UserError as error:
+            panels.append({"id": anchor, "title": title, "first": first, "error": str(error), "headline": None})
+            continue
+        by_network = looks_of(network.modes[0].first.network.kind for network in section.networks)
+        looks = {
+            column: look for network, look in zip(section.networks, by_network, strict=True) for column in network.modes
+        }
+        panel = evaluation_panel(anchor, title, section, looks)
+        if first.mode == "fine-tuned":
+            panel["results"] = group
+            if not alone:
+                colors = {column: color for column, (color, _) in looks.items()}
+                panel["trainings"] = trainings_panel(anchor, group, colors, sheets)
+        panels.append(panel)
+    return panels
 
 
-def headline(panels: Sequence[dict[str, Any]]) -> Headline | None:
+def headline(panels: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     """Return the first row of the page: of the newest weights, preferably with a chosen stage and a reference."""
-    headlines: list[Headline] = [panel["headline"] for panel in panels if panel.get("headline")]
+    headlines = [panel["headline"] for panel in panels if panel["headline"]]
     return max(
         headlines,
-        key=lambda row: (row.column.first.network.step, row.chosen, row.reference is not None),
+        key=lambda row: (row["column"].first.network.step, row["chosen"], row["reference"] is not None),
         default=None,
     )
 
 
-def _panel(anchor: str, group: Sequence[Result], sheets: dict[str, dict[str, Any]] | None) -> dict[str, Any]:
-    """Return the facts of one evaluation for the page; ``sheets`` is None if the training is not shown."""
-    kinds = {kind: place for place, kind in enumerate(_KINDS)}
-    # A result of few stages must not hide one of all stages, of the same network.
-    group = sorted(group, key=lambda result: (kinds.get(result.network.kind, len(kinds)), -len(result.rows)))
-    first = group[0]
+def evaluation_panel(
+    anchor: str, title: str, section: Section, looks: Looks, selected: Mapping[Column, str] | None = None
+) -> dict[str, Any]:
+    """Return the facts of one evaluation for a page.
+
+    Args:
+        anchor: a name that is unique on the page.
+        title: its heading.
+        section: its results.
+        looks: the look of every column.
+        selected: the row of every column that is emphasized; by default the one that held-out images chose.
+    """
+    columns, first = section.columns, section.first
     tuned = first.mode == "fine-tuned"
-    panel: dict[str, Any] = {
-        "id": anchor,
-        "title": f"{first.protocol} on {_short_source(first.test)}"
-        + (f", {100 * first.fraction:g}\N{NO-BREAK SPACE}% of the labels" if first.fraction < 1 else ""),
-        "first": first,
-        "measure": METRIC_TITLES[first.metric],
-        "tuned": tuned,
-        "error": None,
-        "trainings": None,
-    }
-    try:
-        section = tables(group).sections[0]
-    except UserError as error:
-        return panel | {"error": str(error)}
-    columns = section.columns
-    if tuned and sheets is not None:
-        panel["trainings"] = trainings_panel(anchor, trainings(group, columns, _colors(section)), sheets)
+    if selected is None:
+        selected = {column: column.best for column in columns if column.best is not None}
+    rows = {row.name: row for column in columns for row in column.first.rows}
     by_class = []  # tables, one for each part that was trained, by the first of the rules
     if tuned and first.counted:
-        rows = {row.name: row for column in columns for row in column.first.rows}
-        rule = section.first.rows[0].variant
+        rule = first.rows[0].variant
+        names = [name for name in row_names(columns) if rows[name].variant == rule]
         by_class = [
-            {"trained": words_of(rows[name].stage), "rule": rule, "grid": section.class_grid(name)}
-            for name in row_names(columns)
-            if rows[name].variant == rule
+            {
+                "title": ", ".join(filter(None, (words_of(rows[name].stage), rule))) if rule or names[1:] else "",
+                "grid": section.class_grid(name).flat(),
+            }
+            for name in names
         ]
-    several = len({column.first.mode for column in columns}) > 1
-    colors = iter(_colors(section))
-    header = []  # network, mode and color in the chart, for every column of the table
-    for network in section.networks:
-        for column in network.modes:
-            header.append({"label": column.label, "mode": column.first.mode if several else "", "color": next(colors)})
-        if network.gaps:
-            header.append({"label": network.modes[0].label, "mode": "gap", "color": ""})
-    return panel | {
-        "by_class": by_class,
+    dims = "weights trained" if tuned else "dims"
+    grid = section.grid
+    grid = grid._replace(
+        header=(dims, *grid.header),
+        rows=tuple((name, (f"{rows[name].dims:,}", *cells)) for name, cells in grid.rows),
+    )
+    return {
+        "id": anchor,
+        "title": title,
+        "first": first,
+        "error": None,
+        "tuned": tuned,
+        "columns": columns,
         "headline": _headline(columns),
-        "figures": _figures(anchor, section),
-        "published": published(*group),
-        "header": header,
-        "rows": _rows(section),
-        "variants": any(row.variant for column in columns for row in column.first.rows),
+        "figures": _figures(anchor, columns, looks, selected),
+        "published": published(first, *(result for column in columns for result in column.results)),
+        "grid": grid.flat(),
+        "keys": _keys(columns, looks),
+        "selected": selected,
         "shots": any(len(row.outcomes) > 1 for row in first.rows),
         "seeds": any(cell.over_seeds is not None for column in columns for cell in column.cells.values()),
-        "marked": any(column.best is not None for column in columns),
+        "samples": any(cell.over_samples is not None for column in columns for cell in column.cells.values()),
         "gaps": any(network.gaps for network in section.networks),
-        "facts": facts(section),
-        "costs": [cost(column, result) for column in columns for result in column.results],
-        "settings": flatten_settings(first.settings),
-        "made": provenance(group if tuned else [result for column in columns for result in column.results]),
+        "by_class": by_class,
+        "settings": _flatten(first.settings),
+        "results": [result for column in columns for result in column.results],
+        "trainings": None,
     }
 
 
-def _headline(columns: Sequence[Column]) -> Headline | None:
+def _keys(columns: Sequence[Column], looks: Looks) -> dict[str, str]:
+    """Return the color of every column, by its name in a table."""
+    colors = {column.label: looks[column][0] for column in columns}
+    return colors | {f"{column.label}, {column.first.mode}": looks[column][0] for column in columns}
+
+
+def _headline(columns: Sequence[Column]) -> dict[str, Any] | None:
     """Return the selected row of an evaluation: of the network at its newest weights, on cached features.
 
     The row is the best one, if held-out images chose one; else that of the last stage, with the fewest neighbors or the
-    most shots. For a fine-tuned network it is the row with the most trained weights, by the first of the rules.
+    most shots. For a fine-tuned network it is the row with the most trained weights, by the first of the rules. Beside
+    it stands that of the same network at random weights, with the paired difference.
     """
-    column = max(
-        (column for column in columns if column.first.network.kind != "random"),
-        key=lambda column: (
-            column.first.network.step,
-            not column.first.network.rescaled,
-            column.first.mode == "cached",
-        ),
-        default=None,
-    )
-    if column is None:
+    networks = [column for column in columns if column.first.network.kind != "random"]
+    if not networks:
         return None
-    first = column.first
-    chosen = column.best is not None
-    if column.best is not None:
-        name = column.best
-    else:
+    column = max(networks, key=lambda c: (c.first.network.step, not c.first.network.rescaled, c.first.mode == "cached"))
+    first, name = column.first, column.best
+    tuned = first.mode == "fine-tuned"
+    if name is None:
         stages = [row.stage for row in first.rows]
-        stage = "all" if first.mode == "fine-tuned" and "all" in stages else stages[-1]
+        stage = "all" if tuned and "all" in stages else stages[-1]
         rows = [row for row in first.rows if row.stage == stage]
         usual = [row for row in rows if row.variant == _NEIGHBORS[0]]
-        name = rows[0].name if first.mode == "fine-tuned" else (usual or rows)[-1].name
-    references = [
-        reference
-        for reference in columns
-        if (reference.first.network.kind, reference.first.mode) == ("random", first.mode)
-        and reference.first.network.backbone == first.network.backbone
-        and reference.first.network.rescaled == first.network.rescaled
-    ]
-    references.sort(key=lambda reference: reference.first.view_size != first.view_size)
-    for reference in references:
-        other = (reference.best or "") if chosen else name
+        name = rows[0].name if tuned else (usual or rows)[-1].name
+    row = first.row(name)
+    facts: dict[str, Any] = {
+        "column": column,
+        "name": name,
+        "chosen": column.best is not None,  # else it is the last stage, or the row with the most trained weights
+        "score": column.cells[name].score,
+        "words": ", ".join(filter(None, (words_of(row.stage), row.variant))) if tuned else name,
+        "reference": None,
+        "at_random": None,
+        "other": "",
+        "difference": None,
+        "tells_apart": False,
+    }
+
+    def conditions(result: Result) -> tuple[Any, ...]:
+        return result.mode, result.network.backbone, result.network.rescaled
+
+    references = [c for c in columns if c.first.network.kind == "random" and conditions(c.first) == conditions(first)]
+    for reference in sorted(references, key=lambda reference: reference.first.view_size != first.view_size):
+        other = (reference.best or "") if column.best else name
         if other in reference.cells:
-            return Headline(column, name, chosen, reference, other, score_difference(reference, column, other, name))
-    return Headline(column, name, chosen, None, "", None)
+            difference = score_difference(reference, column, other, name)
+            return facts | {
+                "reference": reference,
+                "at_random": reference.cells[other].score,
+                "other": facts["words"] if tuned else other,
+                "difference": difference,
+                "tells_apart": not difference.low <= 0 <= difference.high,
+            }
+    return facts
 
 
-def _figures(anchor: str, section: Section) -> list[dict[str, Any]]:
-    """Return charts with their captions: of stages, of shots, beside published rows, or of trained parts."""
-    first, measure = section.first, METRIC_TITLES[section.first.metric]
-    rows = {row.name: row for column in section.columns for result in column.results for row in result.rows}
+def _figures(
+    anchor: str, columns: Sequence[Column], looks: Looks, selected: Mapping[Column, str]
+) -> list[dict[str, Any]]:
+    """Return charts with their titles: of stages, of shots, beside published rows, or of trained parts."""
+    first = columns[0].first
+    tuned, measure = first.mode == "fine-tuned", METRIC_TITLES[first.metric]
+    rows = {row.name: row for column in columns for result in column.results for row in result.rows}
     stages = list(dict.fromkeys(row.stage for row in rows.values()))
     variants = list(dict.fromkeys(row.variant for row in rows.values()))
+    modes = list(dict.fromkeys(column.first.mode for column in columns))
     shots = {int(match[1]): variant for variant in variants if (match := _SHOTS.fullmatch(variant))}
+
+    def lines(places: Sequence[str], shown: Sequence[str] = ("",)) -> list[ChartLine]:
+        """Return a line for every column and variant, over the places of an axis: stages, or whole rows."""
+        drawn = []
+        for column in columns:
+            (color, turn), mode = looks[column], column.first.mode
+            for number, variant in enumerate(shown):
+                names = [_name(place, variant) for place in places]
+                scores = [column.cells[name].score if name in column.cells else None for name in names]
+                words = [shorten(column.label, LETTERS), mode if len(modes) > 1 else "", variant]
+                style = modes.index(mode) + len(modes) * (number + len(shown) * turn)
+                ringed = names.index(selected[column]) if selected.get(column) in names else None
+                if any(scores):
+                    drawn.append(ChartLine(", ".join(filter(None, words)), scores, color, style, ringed))
+        return drawn
+
+    def figure(title: str, svg: str, count: int) -> dict[str, Any]:
+        return {"title": title, "svg": svg, "left_out": max(0, count - MOST)}
+
     if len(shots) == len(variants):
         counts = sorted(shots)
-        panels = [(stage, _lines(section, [f"{stage}, {shots[count]}" for count in counts])) for stage in stages]
-        chart = shots_chart(anchor, measure, counts, [(stage, lines[:_MOST]) for stage, lines in panels])
-        return [{"svg": Markup(chart), "left_out": _left_out(panels[0][1])}]
-    if first.mode == "fine-tuned":  # where several rules count and several parts were trained, a chart of each rule
+        panels = [(stage, lines([f"{stage}, {shots[count]}" for count in counts])) for stage in stages]
+        chart = shots_chart(anchor, measure, counts, [(stage, drawn[:MOST]) for stage, drawn in panels])
+        return [figure("Every stage", chart, len(panels[0][1]))]
+    if tuned or len(stages) == 1:  # where several rules count and several parts were trained, a chart of each rule
+        charts = [(rule, [(stage, rule) for stage in stages]) for rule in variants]
         if len(stages) == 1:
-            charts = [("", [variant or words_of(stages[0]) for variant in variants], _names(stages, variants))]
-        else:
-            charts = [(rule, [words_of(stage) for stage in stages], _names(stages, [rule])) for rule in variants]
+            charts = [("", [(stages[0], variant) for variant in variants])]
         figures = []
-        for number, (title, labels, names) in enumerate(charts):
-            lines = _lines(section, names)
-            chart = dots_chart(f"{anchor}-{number}", measure, labels, lines[:_MOST])
-            figures.append({"title": title, "svg": Markup(chart), "left_out": _left_out(lines)})
+        for number, (title, places) in enumerate(charts):
+            names = {stage: words_of(stage) if tuned else stage for stage in stages}
+            labels = [variant if len(stages) == 1 and variant else names[stage] for stage, variant in places]
+            drawn = lines([_name(*place) for place in places])
+            chart = dots_chart(f"{anchor}-{number}", measure, labels, drawn[:MOST])
+            figures.append(figure(title, chart, len(drawn)))
         return figures
     shown = [rule for rule in _NEIGHBORS if rule in variants] or list(dict.fromkeys([variants[0], variants[-1]]))
-    lines = _lines(section, stages, shown)
-    figures = [{"svg": Markup(stages_chart(anchor, measure, stages, lines[:_MOST])), "left_out": _left_out(lines)}]
+    drawn = lines(stages, shown)
+    figures = [figure("Every stage", stages_chart(anchor, measure, stages, drawn[:MOST]), len(drawn))]
     if table := published(first):
-        lines = _lines(section, table.stages, shown)[:_MOST]
-        chart = stages_chart(f"{anchor}-published", measure, table.stages, lines, table.rows)
-        figures.append({"svg": Markup(chart), "left_out": 0})
+        drawn = lines(table.stages, shown)[:MOST]
+        chart = stages_chart(f"{anchor}-published", measure, table.stages, drawn, table.rows)
+        figures.append(figure(f"Beside published rows, {table.data}", chart, 0))
     return figures
 
 
-def _names(stages: Sequence[str], variants: Sequence[str]) -> list[str]:
-    return [f"{stage}, {variant}" if variant else stage for stage in stages for variant in variants]
+def _name(stage: str, variant: str) -> str:
+    return f"{stage}, {variant}" if variant else stage
 
 
-def _left_out(lines: Sequence[ChartLine]) -> int:
-    return max(0, len(lines) - _MOST)
-
-
-def _lines(section: Section, places: Sequence[str], variants: Sequence[str] = ("",)) -> list[ChartLine]:
-    """Return a line for every column and variant, over the places of an axis: stages, or whole rows."""
-    modes = list(dict.fromkeys(column.first.mode for column in section.columns))
-    lines = []
-    for column, color in zip(section.columns, _colors(section), strict=True):
-        for number, variant in enumerate(variants):
-            names = [f"{place}, {variant}" if variant else place for place in places]
-            scores = [column.cells[name].score if name in column.cells else None for name in names]
-            words = [shorten(column.label, _LETTERS), column.first.mode if len(modes) > 1 else "", variant]
-            style = modes.index(column.first.mode) + len(modes) * number
-            ringed = names.index(column.best) if column.best in names else None
-            if any(scores):
-                lines.append(ChartLine(", ".join(filter(None, words)), scores, color, style, ringed))
-    return lines
-
-
-def _colors(section: Section) -> list[str]:
-    """Return the color of every column; the modes of a network share it."""
-    colors, counts = [], dict.fromkeys(_KINDS, 0)
-    for network in section.networks:
-        kind = network.modes[0].first.network.kind
-        colors += [color_of(kind, counts.get(kind, 0))] * len(network.modes)
-        counts[kind] = counts.get(kind, 0) + 1
-    return colors
-
-
-def _rows(section: Section) -> list[dict[str, Any]]:
-    """Return the rows of the table: stage (once for all of its variants), variant, cells."""
-    known = {row.name: row for column in section.columns for row in column.first.rows}
-    rows: list[dict[str, Any]] = []
-    for name, cells in section.grid.rows:
-        row = known[name]
-        begins = not rows or rows[-1]["stage"] != row.stage
-        shown: tuple[TableCell, ...] = cells
-        rows.append({"stage": row.stage, "begins": begins, "variant": row.variant, "dims": row.dims, "cells": shown})
-    for at, row_ in enumerate(rows):
-        if row_["begins"]:
-            row_["span"] = next((n for n, other in enumerate(rows[at + 1 :], 1) if other["begins"]), len(rows) - at)
-    return rows
-
-
-def _short_source(source: str) -> str:
-    """Return the last two folders of a path; for other sources their name, without their folder."""
-    name, _, path = source.rpartition(":")
-    if ":" in name:
-        return name
-    parts = PurePath(path).parts
-    return source if name or len(parts) < 3 else "/".join(parts[-2:])
+def _flatten(settings: Mapping[str, Any], group: str = "") -> dict[str, str]:
+    """Return settings by name, as text; a setting in a group is called "group.name"."""
+    texts: dict[str, str] = {}
+    for name, value in settings.items():
+        inner = isinstance(value, dict) and value
+        texts |= _flatten(value, f"{group}{name}.") if inner else {f"{group}{name}": to_text(value)}
+    return texts

@@ -1,6 +1,6 @@
 """The report of a study: one HTML page, and its tables as files."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,53 +9,31 @@ from rich.table import Table
 
 from pretext.files import write_atomically
 from pretint.study.cells import PLAN, PRETRAIN, CellStore, read_plan
-from pretint.study.report import charts
-from pretint.study.report.collect import HEALTH, EvaluationTable, StudyResults, TableRow, collect_results
+from pretint.study.report.collect import EvaluationTable, StudyResults, collect_results
 from pretint.study.report.colors import ColorScores, Figures, colors, figures
 from pretint.study.report.table import (
     Sheets,
     best_of,
     board_line,
-    cited,
     color_number,
     csv_of,
     full_sheet,
+    health_sheet,
     minutes,
     p_text,
-    published_of,
     sheets,
     took,
 )
-from transfer.bootstrap import METRIC_TITLES, Estimate
-from transfer.layout import WIDTH, Number, TableCell
-from transfer.report.render import image, render_page
-from transfer.report.result_facts import facts, provenance
+from transfer.bootstrap import METRIC_TITLES
+from transfer.layout import WIDTH, Number, TableGrid
+from transfer.report.charts import ChartLine, cost_chart, looks_of, shorten
+from transfer.report.render import image, render_page, to_text
+from transfer.report.result_panels import LETTERS, MOST, evaluation_panel
 from transfer.table import Section, TableNetwork
 
 _TEMPLATE = Path(__file__).with_name("study.html.jinja")
 _HEAVY = 1_200_000  # bytes of the sheet of images
 _SURE = 0.05
-
-
-class DifferenceRow(NamedTuple):
-    """The difference under a number, from the number of the variant that it is compared with."""
-
-    number: Number
-    against: str
-    p: str
-    """After Holm's correction; empty where nothing is tested."""
-    sure: bool
-    over_seeds: Number | None
-
-
-class MainTableCell(NamedTuple):
-    """A cell of the main table."""
-
-    number: TableCell | None
-    row: str
-    difference: DifferenceRow | None
-    remark: str
-    """What is missing."""
 
 
 class StudyReport(NamedTuple):
@@ -108,150 +86,133 @@ def page(folder: Path, results: StudyResults, colors: Sequence[ColorScores], fig
         colors: the joint scores of colors.
         figures: sample images.
     """
-    plan = results.plan
-    drawn = charts.looks(results)
+    plan, boards = results.plan, results.boards
     scored = [one for one in colors if one.metric]
-    header = [
-        (board.evaluation, f"{METRIC_TITLES[board.first.metric]}, %" if board.first else "") for board in results.boards
-    ]
+    header = [(board.evaluation, f"{METRIC_TITLES[board.first.metric]}, %" if board.first else "") for board in boards]
     header += [(one.evaluation, f"{one.metric.title}, %") for one in scored if one.metric]
-    health_keys = [key for key in HEALTH if any(key in health.values for health in results.health.values())]
-    health = [
-        {
-            "variant": variant,
-            "values": [values.values.get(key) for key in health_keys],
-            "step": values.step,
-            "seeds": values.seeds,
-            "held_out": values.held_out,
-        }
-        for variant in results.variants
-        if (values := results.health.get(variant))
-    ]
     cells = {cell.key: cell for cell in plan.cells}.values()
-    groups = {  # in the order in which the commands can be called, each once
-        "Pretraining": [cell for cell in cells if cell.command == PRETRAIN],
-        "Evaluations": [cell for cell in cells if cell.command != PRETRAIN],
-    }
+    commands: dict[str, list[str]] = {"Pretraining": [], "Evaluations": []}  # in the order in which they can be called
+    for cell in cells:
+        title = "Pretraining" if cell.command == PRETRAIN else "Evaluations"
+        commands[title].append(cell.call["line"])
+    kinds = [
+        next((line.column.first.network.kind for line in lines if line and line.column), "pretrained")
+        for lines in ([board_line(board, variant) for board in boards] for variant in results.variants)
+    ]
+    looks = dict(zip(results.variants, looks_of(kinds), strict=True))
+    best = next(((board, variant) for board in boards if (variant := best_of(board))), None)
+    trained = [v for v in results.variants if any(v in values for values in plan.differing.values())]
     return render_page(
         _TEMPLATE,
         name=folder.resolve().name,
         path=str(folder),
-        about=plan.about,
-        seeds=plan.seeds,
+        plan=plan,
+        results=results,
         baselines=[variant for variant in results.variants if variant in plan.against.values()],
-        best=_headline(results),
-        tests=results.tests,
+        best=_cell(results, *best) if best else None,
         sure=_SURE,
         header=header,
-        rows=[_row(results, variant, scored) for variant in results.variants],
-        keys={variant: look.color for variant, look in drawn.items()},
-        boards=[_board(results, board, drawn, f"evaluation-{at}") for at, board in enumerate(results.boards, 1)],
-        colors=[
-            {
-                "name": one.evaluation,
-                "remark": one.remark,
-                "sheets": one.scores.sheets if one.scores else [],
-                "against": one.against,
-                "about": one.about,
-                "notes": one.scores.notes if one.scores else (),
-            }
-            for one in colors
-        ],
-        figures=figures,
+        rows={
+            variant: [
+                *(_cell(results, board, variant) for board in boards),
+                *(_color_cell(results, one, variant) for one in scored),
+            ]
+            for variant in results.variants
+        },
+        panels=[_panel(results, board, looks, f"evaluation-{at}") for at, board in enumerate(boards, 1)],
+        colors=colors,
+        figures_=figures,
         image=image(figures.file, _HEAVY) if figures.file else None,
-        health_names=[HEALTH[key] for key in health_keys],
-        health=health,
-        costs={variant: results.costs[variant] for variant in results.variants if variant in results.costs},
-        remarks=results.remarks,
+        health=_health(results),
+        costs=results.costs,
         took=took(results),
         minutes=minutes,
         devices=len({cost.device for cost in results.costs.values()}),
-        differing={key: {v: _word(value) for v, value in values.items()} for key, values in plan.differing.items()},
-        trained=[v for v in results.variants if any(v in values for values in plan.differing.values())],
+        trained=trained,
+        differing=[
+            (key, *(to_text(values[v]) if v in values else "" for v in trained))
+            for key, values in plan.differing.items()
+        ],
         missing=[(", ".join(names), reason) for reason, names in results.reasons.items()],
-        unfinished=len(results.missing),
         cells=len(cells),
-        commands=[(title, [cell.call["line"] for cell in group]) for title, group in groups.items() if group],
-        call=plan.call,
+        commands=commands,
         recipes={file: yaml.safe_dump(settings, sort_keys=False) for file, settings in plan.recipes.items()},
     )
 
 
-def _headline(results: StudyResults) -> dict[str, Any] | None:
-    """Return the best variant of the first evaluation, with what it is compared with."""
-    for board in results.boards:
-        line = board_line(board, best_of(board))
-        if line and line.number and board.first:
-            return {
-                "variant": line.variant,
-                "board": board.evaluation,
-                "measure": METRIC_TITLES[board.first.metric],
-                "score": line.number.score,
-                "row": line.row,
-                "difference": _difference(results, line),
-            }
-    return None
+def _cell(results: StudyResults, board: EvaluationTable, variant: str) -> dict[str, Any]:
+    """Return a cell of the main table: the number of a variant, and its difference from the one it is compared with."""
+    line = board_line(board, variant)
+    cell: dict[str, Any] = {"number": None, "missing": "missing" if line and not board.error else ""}
+    if line is None or not line.number or not board.first:
+        return cell
+    cell |= {
+        "evaluation": board.evaluation,
+        "measure": METRIC_TITLES[board.first.metric],
+        "variant": variant,
+        "row": line.row,
+        "number": Number(line.number.score, line.number.over_seeds, best_of(board) == variant),
+        "missing": f"without seed {', '.join(map(str, line.missing))}" if line.missing else "",
+        "gap": None,
+    }
+    if line.gap and line.adjusted is not None:
+        cell |= {
+            "gap": Number(line.gap.difference, signed=True),
+            "against": results.plan.against[variant],
+            "p": p_text(line.adjusted),  # after Holm's correction
+            "sure": line.adjusted < _SURE,
+            "over_seeds": Number(line.gap.over_seeds, signed=True) if line.gap.over_seeds else None,
+        }
+    return cell
 
 
-def _row(results: StudyResults, variant: str, scored: Sequence[ColorScores]) -> dict[str, Any]:
-    """Return a variant's row of the main table."""
-    cells = []
-    for board in results.boards:
-        line = board_line(board, variant)
-        if line is None or board.error or not line.number:
-            cells.append(MainTableCell(None, "", None, "missing" if line and not board.error else ""))
-            continue
-        number = Number(line.number.score, line.number.over_seeds, best_of(board) == variant)
-        remark = f"without seed {', '.join(map(str, line.missing))}" if line.missing else ""
-        cells.append(MainTableCell(number, line.row, _difference(results, line), remark))
-    for one in scored:
-        scores, metric, difference = one.line(variant), one.metric, None
-        gap: Estimate | None = scores.differences.get(metric.key) if scores and metric else None
-        if gap is not None and metric is not None:
-            number = Number(gap, None, False, True, metric.scale, metric.digits)
-            difference = DifferenceRow(number, one.against, "", not gap.low <= 0 <= gap.high, None)
-        cells.append(MainTableCell(color_number(results, one, variant), "", difference, ""))
-    cost = results.costs.get(variant)
-    return {"variant": variant, "cells": cells, "minutes": minutes(cost.seconds) if cost else ""}
+def _color_cell(results: StudyResults, colors: ColorScores, variant: str) -> dict[str, Any]:
+    """Return a cell of the main table: the score of a variant's colors. Its difference is not tested."""
+    line, metric = colors.line(variant), colors.metric
+    gap = line.differences.get(metric.key) if line and metric else None
+    number = Number(gap, None, False, True, metric.scale, metric.digits) if gap and metric else None
+    sure = bool(gap and not gap.low <= 0 <= gap.high)
+    cell = {"number": color_number(results, colors, variant), "row": "", "missing": "", "gap": number}
+    return cell | {"p": "", "sure": sure, "over_seeds": None}
 
 
-def _difference(results: StudyResults, line: TableRow) -> DifferenceRow | None:
-    if not line.gap or line.adjusted is None:
+def _health(results: StudyResults) -> TableGrid | None:
+    """Return the table of color health, with the step and the number of seeds that it is of."""
+    sheet = health_sheet(results)
+    if not sheet:
         return None
-    over_seeds = Number(line.gap.over_seeds, signed=True) if line.gap.over_seeds else None
-    number = Number(line.gap.difference, signed=True)
-    sure = line.adjusted < _SURE
-    return DifferenceRow(number, results.plan.against[line.variant], p_text(line.adjusted), sure, over_seeds)
+    known = results.health
+    rows = tuple(
+        (variant, (*cells, f"{known[variant].step:,}", f"{known[variant].seeds}")) for variant, cells in sheet.grid.rows
+    )
+    return sheet.grid._replace(header=(*sheet.grid.header, "step", "seeds"), rows=rows)
 
 
-def _board(
-    results: StudyResults, board: EvaluationTable, drawn: dict[str, charts.LineStyle], anchor: str
+def _panel(
+    results: StudyResults, board: EvaluationTable, looks: Mapping[str, tuple[str, int]], anchor: str
 ) -> dict[str, Any]:
     """Return the section of an evaluation."""
-    columns = [line.column for v in results.variants if (line := board_line(board, v)) and line.column]
-    published = published_of(board)
-    return {
-        "id": anchor,
-        "name": board.evaluation,
+    lines = [line for variant in results.variants if (line := board_line(board, variant))]
+    rows = {line.column: line.row for line in lines if line.column}
+    if not rows:
+        return {"id": anchor, "title": board.evaluation, "error": board.error, "first": None}
+    section = Section(tuple(TableNetwork((column,), {}) for column in rows))
+    panel = evaluation_panel(anchor, board.evaluation, section, {c: looks[c.label] for c in rows}, rows)
+    points: list[tuple[float, ChartLine]] = []  # random weights have 0 minutes
+    for line in lines:
+        cost = results.costs.get(line.variant)
+        if line.number and line.column and (cost or line.column.first.network.kind == "random"):
+            took = cost.seconds / 60 if cost else 0.0
+            points.append((took, ChartLine(shorten(line.variant, LETTERS), [line.number.score], *looks[line.variant])))
+    timed = any(took for took, _ in points)
+    if timed:
+        minutes, drawn = zip(*points[:MOST], strict=True)
+        svg = cost_chart(f"{anchor}-cost", METRIC_TITLES[panel["first"].metric], minutes, drawn)
+        panel["figures"].append({"title": "Against cost", "svg": svg, "left_out": max(0, len(points) - MOST)})
+    sheet = full_sheet(results, board)
+    return panel | {
         "rule": board.rule,
-        "error": board.error,
-        "first": board.first,
-        "measure": METRIC_TITLES[board.first.metric] if board.first else "",
-        "stages": charts.stages(results, board, drawn, f"{anchor}-stages"),
-        "cost": charts.cost(results, board, drawn, f"{anchor}-cost"),
-        "published": published,
-        "sources": [(row.name, cited(row)) for row in published.rows] if published else [],
-        "full": sheet._replace(grid=sheet.grid.flat()) if (sheet := full_sheet(results, board)) else None,
-        "facts": facts(Section(tuple(TableNetwork((column,), {}) for column in columns))) if columns else {},
-        "made": provenance([result for column in columns for result in column.results]),
-        "tests": sorted({line.gap.test for line in board.lines if line.gap}),
+        "grid": sheet.grid.flat() if sheet else None,
+        "cost": timed,
+        "tests": sorted({line.gap.test for line in lines if line.gap}),
     }
-
-
-def _word(value: Any) -> str:
-    """Return the value of a setting as text."""
-    if isinstance(value, list):
-        return ", ".join(map(_word, value)) or "none"
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return "none" if value in (None, "", {}) else str(value)

@@ -46,7 +46,7 @@ class Sheets(NamedTuple):
 
 def sheets(results: StudyResults, colors: Sequence[ColorScores] = ()) -> Sheets:
     """Return the results as tables."""
-    full = [*(full_sheet(results, board) for board in results.boards), _health(results), took(results)]
+    full = [*(full_sheet(results, board) for board in results.boards), health_sheet(results), took(results)]
     return Sheets(
         [sheet for sheet in (_main(results, colors), _differences(results)) if sheet],
         [sheet for sheet in full if sheet],
@@ -155,7 +155,8 @@ def _differences(results: StudyResults) -> Sheet | None:
     return Sheet("differences", TableGrid("variant", names, tuple(rows), "evaluation"), tuple(about))
 
 
-def _health(results: StudyResults) -> Sheet | None:
+def health_sheet(results: StudyResults) -> Sheet | None:
+    """Return the diagnostics of colors at the end of training; None if no variant colors."""
     if not results.health:
         return None
     keys = [key for key in HEALTH if any(key in health.values for health in results.health.values())]

@@ -119,7 +119,7 @@ def test_published_rows_stand_below_ours_where_the_protocol_is_theirs(tmp_path: 
         assert ("published, ImageNet: " in page.text) == theirs
         assert ("colorization 12.5 24.5 30.4 31.5 30.3" in page.text) == theirs
         assert ("- colorization: Zhang et al. 2016, as cited in" in text) == theirs
-        assert ("Sources of the 7 published rows" in page.text) == theirs
+        assert ("7 published rows, with their sources" in page.text) == theirs
         ours = [one for one in text.splitlines() if one.startswith("| random | ") and one.count("[") == 5]
         assert len(ours) == theirs
 

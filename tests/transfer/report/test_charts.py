@@ -8,7 +8,7 @@ import torch
 
 from pretext.color import lab_to_rgb
 from pretext.gamut import bin_centers
-from transfer.report.charts import Curve, loss_chart, online_chart, recall_map, running_median, speed_chart
+from transfer.report.charts import Curve, loss_chart, recall_map, running_median, steps_chart
 
 
 def test_running_median_follows_the_middle() -> None:
@@ -22,9 +22,9 @@ def test_running_median_follows_the_middle() -> None:
 def test_loss_chart_keeps_the_extremes_and_counts_what_it_cuts_off() -> None:
     loss = [3 + (step % 7) / 10 for step in range(50_000)]
     loss[31_111] = 1e5
-    chart = loss_chart(range(50_000), loss, [], [])
-    assert chart.outside == 1 and len(chart.svg) < 100_000
-    assert loss_chart([1, 2, 3], [2.0, 2.0, 2.0], [3], [2.0]).outside == 0
+    svg, outside = loss_chart(range(50_000), loss, [], [])
+    assert outside == 1 and len(svg) < 100_000
+    assert loss_chart([1, 2, 3], [2.0, 2.0, 2.0], [3], [2.0])[1] == 0
 
 
 @pytest.mark.parametrize(("step", "at"), [(10, 150), (20, 50)])
@@ -46,7 +46,6 @@ def test_the_recall_map_fills_each_cell_by_its_recall(step: int, at: int) -> Non
 
 def test_many_stages_and_many_looks() -> None:
     steps = list(range(0, 100_000, 100))
-    stages = [Curve(f"blocks.{number}", [0.1 + number / 40] * 1000) for number in range(24)]
-    svg = online_chart(steps, stages, 0.1)
-    assert len(svg) < 500_000 and all(f">blocks.{number}<" in svg for number in range(24))
-    assert len(speed_chart("speed", steps * 50, [1.0] * 50_000)) < 100_000
+    stages = [Curve(f"blocks.{number}", steps, [0.1 + number / 40] * 1000, marked=True) for number in range(24)]
+    svg = steps_chart("online", "Online probe", stages, reference=(0.1, "chance"))
+    assert len(svg) < 500_000 and all(f">blocks.{number}<" in svg for number in range(24)) and ">chance<" in svg

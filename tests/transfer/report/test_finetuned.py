@@ -14,7 +14,7 @@ from PIL import Image
 
 from pretext.errors import UserError
 from transfer.metrics import Metric, Points, Weighted, confusion, detections_outcome, segmentation_outcome
-from transfer.report import published, trainings, write_report
+from transfer.report import panels, published, write_report
 
 RULES: tuple[Points, ...] = ("11 points", "all points", "COCO")
 CLASSES = ("cat", "dog", "fish")
@@ -71,10 +71,10 @@ def test_detection_by_three_rules_beside_random_weights(tmp_path: Path) -> None:
         "Nothing is chosen: every network is trained once",
         "Fine-tuned in the same way, all trained, 11 points: first minus random: +",
         "8,523 to learn from, 40 held out, which choose nothing",
-        "trained weights trained random first all 11 points 9,600 ",
+        "trained weights trained random first all, 11 points 9,600 ",
         "on 40 training images that were held out: a trend to look at",
         "laptop-detect, first, all trained: each pair shows the truth, then the prediction",
-        "By other rules: pretint table FILES --per-class",
+        "By all rules: pretint table FILES --per-class",
     ):
         assert piece in page.text, piece
     for outcome in (*ours.values(), *random.values()):
@@ -145,14 +145,14 @@ def test_results_without_their_runs(tmp_path: Path) -> None:
 def test_many_sheets_keep_the_page_light(tmp_path: Path) -> None:
     run = make_new_run(tmp_path / "run")
     noise = np.random.default_rng(0).integers(0, 256, (900, 940, 3), dtype=np.uint8)
-    for number in range(trainings.MOST_SHEETS + 2):
+    for number in range(panels.MOST_SHEETS + 2):
         folder = add_finetuned_result(
             run, f"run@{number}", {"": ranking(1.0, number)}, step=number, group=f"{number:016d}", classes=CLASSES
         )
         Image.fromarray(noise).save(folder / "samples" / "test.png")
     page = Page(write_report(run))
-    assert page.tags.count("img") == trainings.MOST_SHEETS and "2 more sheets of test images" in page.text
-    assert f"Test images of {trainings.MOST_SHEETS - 2} more" in page.text
+    assert page.tags.count("img") == panels.MOST_SHEETS and "2 more sheets of test images" in page.text
+    assert f"Test images of {panels.MOST_SHEETS - 2} more" in page.text
     assert len(page.source) < 8e6  # of noise; an image is a fraction of it
 
 
@@ -170,7 +170,7 @@ def test_own_page(tmp_path: Path) -> None:
         "Learns from voc:2007:trainval:D Judged on voc:2007:test:D",
         "Seed 0",
         "The losses of all parts of the detector",
-        "11 points 21.0 % ; all points 21.0 % ; COCO 21.0 %",
+        "11 points 21.0 %; all points 21.0 %; COCO 21.0 %",
         "(40 of them)",
         "The first value is the score before the head was trained.",
         "Held-out training images, step 40",
@@ -199,7 +199,7 @@ def test_own_page_before_there_is_a_result(tmp_path: Path) -> None:
         "Training is not complete: 0 of 40 steps are done.",
         "The journal holds no step yet.",
         "No images have been evaluated yet",
-        "There are none yet.",
+        "There are no samples yet.",
     ):
         assert piece in page.text, piece
     assert "svg" not in page.tags
@@ -210,7 +210,7 @@ def test_result_beside_the_folder_of_networks_that_are_no_runs(tmp_path: Path) -
     folder = add_finetuned_result(run, "first", {"": ranking(1.0, 1)}, classes=CLASSES)
     file = run / "results" / f"{folder.name}.json"
     file.rename(run / file.name)
-    assert trainings.result_file(folder) == run / file.name
+    assert panels.result_file(folder) == run / file.name
     assert "ranks 300 test images" in Page(write_report(folder)).text
 
 

@@ -52,7 +52,7 @@ def test_whole_report(tmp_path: Path) -> None:
         "Seeds seed 0",
         "random: random alexnet; first: pretrained alexnet, step 40",
         "the middle square, 100 % of the shorter side, at 96 x 96 pixels",
-        "float32, features kept as float16",
+        "Precision float32 Features kept as float16",
         "12 s 10 s 80 1.0 GB 1 MB",
         "SHA-256 dddddddddddd",
         "00.json",

@@ -7,18 +7,18 @@ from itertools import pairwise
 import pytest
 
 from transfer.bootstrap import Estimate
-from transfer.report.published import STAGES, TABLES, Published
-from transfer.report.result_charts import (
+from transfer.report.charts import (
     COLORS,
     ChartLine,
-    Course,
-    color_of,
-    courses_chart,
+    Curve,
     dots_chart,
+    looks_of,
     shorten,
     shots_chart,
     stages_chart,
+    steps_chart,
 )
+from transfer.report.published import STAGES, TABLES, Published
 
 
 def bar(value: float, half: float = 0.02) -> Estimate:
@@ -109,8 +109,9 @@ def test_names_are_cut_in_the_middle() -> None:
 def test_kinds_never_share_a_color() -> None:
     colors = [shade for shades in COLORS.values() for shade in shades]
     assert len(set(colors)) == len(colors)
-    assert color_of("random", 3) == color_of("random", 0) != color_of("random", 1)
-    assert color_of("of another version") in COLORS["published"]
+    looks = looks_of(["random"] * 4 + ["of another version", "published"])
+    assert looks[3] == (looks[0][0], 1) and looks[0] != looks[1], "the same shade again, in another style"
+    assert [color for color, _ in looks[4:]] == [*COLORS["published"][:2]]
 
 
 BLUE, GRAY = "#0072b2", "#7d858e"
@@ -136,13 +137,13 @@ def test_dots_are_in_proportion_and_rows_from_the_top() -> None:
 def test_an_axis_does_not_make_much_of_nothing() -> None:
     svg = dots_chart("chart", "AP", ["all"], [ChartLine("ours", [Estimate(0.0, 0.0, 1e-5)], BLUE)])
     assert ">0.0<" in svg and ">0.8<" in svg
-    assert ">1.0<" in courses_chart("c", "c", [Course("ours", [0, 1], [0.0, 1e-6], BLUE)], dots=True, percent=True)
+    assert ">1<" in steps_chart("c", "c", [Curve("ours", [0, 1], [0.0, 1e-4], BLUE)], unit="%")
 
 
-def test_courses_are_named_and_long_ones_stay_small() -> None:
+def test_curves_are_named_and_long_ones_stay_small() -> None:
     steps = list(range(50_000))
-    courses = [Course(f"run-{n}", steps, [1 / (1 + step) for step in steps], BLUE, n) for n in range(4)]
-    svg = courses_chart("loss", "Training loss", [*courses, Course("<$x$>", [1, 2], [math.nan, 2.0], GRAY)], dots=False)
+    curves = [Curve(f"run-{n}", steps, [1 / (1 + step) for step in steps], BLUE, n) for n in range(4)]
+    svg = steps_chart("loss", "Training loss", [*curves, Curve("<$x$>", [1, 2], [math.nan, 2.0], GRAY)], low=None)
     assert (
         len(svg) < 400_000 and all(f">run-{n}<" in svg for n in range(4)) and "&lt;$x$&gt;" in svg and "nan" not in svg
     )
