@@ -21,9 +21,8 @@ from pretext.color import rgb_to_lightness
 from pretext.data import open_dataset
 from pretext.data.batches import TrainDataset, batches
 from pretext.engine.device import ComputeConfig, choose_compute
-from pretext.engine.settings import MachineSettings
-from pretext.engine.trainer import Trainer
-from pretext.methods.colorizer import Colorizer
+from pretext.engine.trainer import MachineSettings, Trainer
+from pretext.methods.colorization import Colorizer
 from pretext.recipe import PretrainSettings, build_colorizer, on_place
 from pretext.settings import settings_from
 

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from pretext import Bundled, Gamut, estimate_prior, lab_to_rgb, rebalancing_weights
 from pretext.color import rgb_to_ab, rgb_to_lightness
 from pretext.gamut import TEMPERATURE
-from pretext.methods.colorizer import join, resample
+from pretext.methods.colorization import join, resample
 
 INK = "#808080"  # reads on white and on black
 STYLE = {

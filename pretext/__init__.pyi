@@ -1,4 +1,5 @@
 from .backbones import Backbone, Stage, build_backbone
+from .backbones.contract import FromRgb
 from .color import lab_to_rgb, rgb_to_lab
 from .data import Bundled, ClassFolder, Folder, ImageDataset, LabeledShards, Shards
 from .data.pack import PackSettings, pack
@@ -6,16 +7,14 @@ from .data.source import DataSettings
 from .engine.signals import ExitStatus
 from .errors import ImageError, UserError
 from .gamut import Gamut
-from .methods.colorizer import Colorizer
+from .methods.colorization import Classification, Colorizer, Objective, Regression
 from .methods.hints import HintSettings, sample_hints
-from .methods.objectives import Classification, Objective, Regression
 from .plugins import load_plugins
 from .pretrained import load_pretrained
 from .prior import estimate_prior, rebalancing_weights
 from .recipe import PretrainSettings
 from .weights.exporter import ExportSettings, export
 from .weights.importer import import_weights
-from .weights.inputs import FromRgb
 
 __all__ = [
     "Backbone",

@@ -15,9 +15,8 @@ from pretext import roles
 from pretext.backbones.contract import Backbone
 from pretext.color import rgb_to_lightness
 from pretext.data.batches import EvalDataset
-from pretext.data.labels import require_single_labels
 from pretext.data.order import mix, permute_index
-from pretext.data.source import LabeledDataset
+from pretext.data.source import LabeledDataset, require_single_labels
 from pretext.engine.device import ComputeConfig, autocast
 from pretext.engine.progress import progress
 from pretext.errors import UserError

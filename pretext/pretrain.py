@@ -22,7 +22,7 @@ from pretext.engine.trainer import Trainer
 from pretext.errors import UserError
 from pretext.initialization import initialize
 from pretext.methods.classifier import Classifier
-from pretext.methods.colorizer import Colorizer, join
+from pretext.methods.colorization import Colorizer, join
 from pretext.methods.diagnostics import color_health, label_health
 from pretext.online import OnlineProbe
 from pretext.pretrained import check_contract, check_state, color_contract

@@ -11,7 +11,7 @@ from pretext.engine.checkpoint import load_checkpoint
 from pretext.engine.run import find_checkpoint
 from pretext.errors import UserError
 from pretext.gamut import TEMPERATURE, bin_centers
-from pretext.methods.colorizer import Colorizer, NoHead
+from pretext.methods.colorization import Colorizer, NoHead
 from pretext.recipe import PretrainSettings, build_colorizer
 from pretext.settings import settings_from
 

@@ -17,17 +17,15 @@ from pretext.backbones import Backbone, build_backbone
 from pretext.backbones.contract import BackboneSettings
 from pretext.data import open_dataset, open_labeled
 from pretext.data.batches import Batch, CropSettings, EvalDataset, Sample, Subset, TrainDataset, collate
-from pretext.data.labels import check_labels, compose_classes
-from pretext.data.source import DataSettings, ImageDataset, LabeledDataset, fingerprint
+from pretext.data.source import DataSettings, ImageDataset, LabeledDataset, check_labels, compose_classes, fingerprint
 from pretext.engine import distributed
 from pretext.engine.device import ComputeConfig
 from pretext.engine.run import run_settings
-from pretext.engine.settings import MachineSettings, TrainingSettings
+from pretext.engine.trainer import MachineSettings, TrainingSettings
 from pretext.errors import UserError
 from pretext.methods.classifier import Classifier
-from pretext.methods.colorizer import ClassBranch, Colorizer
+from pretext.methods.colorization import OBJECTIVES, ClassBranch, Colorizer, ObjectiveSettings
 from pretext.methods.hints import HintSettings, sample_hints
-from pretext.methods.objectives import OBJECTIVES, ObjectiveSettings
 from pretext.online import OnlineSettings
 from pretext.settings import settings_from
 

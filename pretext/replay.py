@@ -17,11 +17,10 @@ from pretext.engine.device import autocast, choose_compute
 from pretext.engine.memory import explain_memory_shortage
 from pretext.engine.progress import progress
 from pretext.engine.run import read_evidence
-from pretext.engine.settings import MachineSettings
-from pretext.engine.trainer import Trainer
+from pretext.engine.trainer import MachineSettings, Trainer
 from pretext.errors import UserError
 from pretext.files import write_atomically
-from pretext.methods.colorizer import Colorizer
+from pretext.methods.colorization import Colorizer
 from pretext.pretrained import check_contract, check_state
 from pretext.recipe import PretrainSettings, build_network, on_place, open_images
 from pretext.settings import settings_file

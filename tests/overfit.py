@@ -11,8 +11,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pretext.backbones import build_backbone
+from pretext.backbones.contract import FromRgb
 from pretext.data.voc import CLASSES
-from pretext.weights.inputs import FromRgb
 
 
 class KnownImages(NamedTuple):

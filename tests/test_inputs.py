@@ -9,10 +9,10 @@ import yaml
 from PIL import Image
 
 import pretint.cli
+from pretext.disk_usage import pretrain_disk
 from pretext.engine.run import run_settings
 from pretext.errors import UserError
-from pretext.plan.disk import pretrain_disk
-from pretext.plan.job import plan
+from pretext.plan import plan
 from pretext.pretrain import pretrain
 from pretext.recipe import PretrainSettings
 from pretext.settings import settings_file, settings_from

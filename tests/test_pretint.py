@@ -118,7 +118,7 @@ def test_commands(said: Pretint) -> None:
 
 
 def test_a_plan_takes_a_recipe_and_options(said: Pretint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pretext.plan.job._SECONDS", 0.1)
+    monkeypatch.setattr("pretext.plan._SECONDS", 0.1)
     recipe = tmp_path / "small.yaml"
     recipe.write_text(
         "data: {source: bundled}\ncrop: {size: 16}\nobjective: {stride: 16}\ntraining: {steps: 30, warmup: 1}\n"

@@ -8,10 +8,7 @@ from PIL import Image
 
 from pretext.contact_sheet import contact_sheet
 from pretext.data.source import ImageDataset
-from pretext.engine.device import ComputeConfig, pick_device, pick_precision, versions
-from pretext.errors import ImageError, UserError
-from pretext.files import png_bytes
-from pretext.plan.disk import (
+from pretext.disk_usage import (
     DiskUsage,
     checkpoint_parts,
     checkpoint_size,
@@ -19,6 +16,9 @@ from pretext.plan.disk import (
     count_validations,
     estimate_records,
 )
+from pretext.engine.device import ComputeConfig, pick_device, pick_precision, versions
+from pretext.errors import ImageError, UserError
+from pretext.files import png_bytes
 from pretext.store import key_of
 from transfer.evaluation import Evaluation, EvaluationSettings
 from transfer.features import cache_folder, wanted_entries

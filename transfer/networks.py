@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from pretext import roles
 from pretext.backbones import BACKBONES, Backbone, Stage, build_backbone
+from pretext.backbones.contract import FromRgb
 from pretext.backbones.from_timm import TimmColor
 from pretext.errors import UserError
 from pretext.pretrained import load_pretrained
 from pretext.recipe import PretrainSettings
 from pretext.settings import settings_file
-from pretext.weights.inputs import FromRgb
 from pretext.weights.state_dict import weights_title
 
 Kind = Literal["random", "pretrained", "supervised", "published"]

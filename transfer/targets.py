@@ -12,9 +12,16 @@ from PIL import Image
 
 from pretext.data import LabeledDataset, open_labeled
 from pretext.data.duplicates import find_shared
-from pretext.data.labels import check_labels, check_presence, compose, compose_classes
 from pretext.data.list_file import ListedFiles
-from pretext.data.source import ImageDataset, Labels, fingerprint
+from pretext.data.source import (
+    ImageDataset,
+    Labels,
+    check_labels,
+    check_presence,
+    compose,
+    compose_classes,
+    fingerprint,
+)
 from pretext.engine import distributed
 from pretext.engine.progress import say
 from pretext.errors import UserError

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 from torch import Tensor, nn
 
 from pretext import roles
+from pretext.color import rgb_to_lightness
 from pretext.errors import UserError
 
 Init = Literal["random", "data", "kmeans"]
@@ -93,6 +94,19 @@ class Backbone(nn.Module):
     def __call__(self, lightness: Tensor, *hints: Tensor) -> dict[str, Tensor]:  # for the type checker
         features: dict[str, Tensor] = super().__call__(lightness, *hints)
         return features
+
+
+class FromRgb(nn.Module):
+    """A backbone with a front end that computes lightness from sRGB."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.stages: tuple[Stage, ...] = backbone.stages
+
+    def forward(self, rgb: Tensor) -> dict[str, Tensor]:
+        """Return the features of every stage for sRGB (B, 3, H, W), uint8 in [0, 255] or float in [0, 1]."""
+        return self.backbone(rgb_to_lightness(rgb))
 
 
 def channel_scaler(width: float, name: str) -> Callable[[int], int]:

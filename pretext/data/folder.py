@@ -10,9 +10,8 @@ from PIL import Image
 
 from pretext.data.decode import decode
 from pretext.data.duplicates import stamp_files
-from pretext.data.labels import compose_classes
 from pretext.data.scan import Listing, Paths, open_listing, readable
-from pretext.data.source import digest_of_keys
+from pretext.data.source import compose_classes, digest_of_keys
 from pretext.errors import ImageError, UserError
 
 

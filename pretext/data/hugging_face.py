@@ -22,8 +22,7 @@ from PIL import Image
 
 from pretext.data.decode import decode
 from pretext.data.duplicates import stamp_files
-from pretext.data.labels import UNLABELED, check_labels, compose, compose_classes
-from pretext.data.source import LabeledDataset, digest_of_keys
+from pretext.data.source import UNLABELED, LabeledDataset, check_labels, compose, compose_classes, digest_of_keys
 from pretext.errors import ImageError, UserError
 
 PREFIX = "hf:"

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from pretext.data.folder import Files
 from pretext.data.formats import KNOWN, ending_of
-from pretext.data.labels import compose
 from pretext.data.scan import Paths, readable
+from pretext.data.source import compose
 from pretext.errors import UserError
 
 PREFIX = "list:"

@@ -34,12 +34,11 @@ from pretext import roles
 from pretext.data import open_dataset, open_labeled
 from pretext.data.decode import decode
 from pretext.data.formats import KNOWN, ending_of
-from pretext.data.labels import require_single_labels
 from pretext.data.order import permute_index
 from pretext.data.pack_manifest import Manifest, PackedShard, lock_manifest, write_manifest
 from pretext.data.patterns import MANIFEST
 from pretext.data.shards import CLASSES
-from pretext.data.source import ImageDataset, LabeledDataset
+from pretext.data.source import ImageDataset, LabeledDataset, require_single_labels
 from pretext.data.tar_index import TarIndexBuilder, index_path, key_hash, write_index_beside
 from pretext.engine.memory import explain_memory_shortage
 from pretext.engine.progress import progress

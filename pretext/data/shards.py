@@ -16,10 +16,10 @@ from PIL import Image
 from pretext.data.decode import decode
 from pretext.data.duplicates import stamp_files
 from pretext.data.formats import USUAL, SkippedFiles, is_image_name, system_name
-from pretext.data.labels import compose_classes
 from pretext.data.local_copy import local_copies
 from pretext.data.patterns import MANIFEST, find_shards
 from pretext.data.scan import readable
+from pretext.data.source import compose_classes
 from pretext.data.tar_index import NO_NUMBER, UNLABELED, TarIndex, build_index, load_index
 from pretext.engine.progress import progress, say_once
 from pretext.errors import ImageError, UserError

@@ -21,9 +21,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pretext.data.folder import ClassFolder, Files
-from pretext.data.labels import check_labels, compose_classes
 from pretext.data.scan import Paths
-from pretext.data.source import LabeledDataset, digest_of_keys
+from pretext.data.source import LabeledDataset, check_labels, compose_classes, digest_of_keys
 from pretext.engine.checkpoint import check_content
 from pretext.errors import UserError
 

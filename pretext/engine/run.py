@@ -23,7 +23,7 @@ from pretext.data.batches import AugmentedDataset
 from pretext.engine import distributed
 from pretext.engine.checkpoint import DamagedFileError, check_zip, is_zip, save_checkpoint
 from pretext.engine.progress import say_once
-from pretext.engine.settings import TrainingSettings
+from pretext.engine.trainer import TrainingSettings
 from pretext.errors import OldFormatError, UserError
 from pretext.files import write_atomically
 from pretext.store import LOCK, lock

@@ -12,8 +12,7 @@ from pretext.color import rgb_to_lightness
 from pretext.engine.device import ComputeConfig, autocast
 from pretext.gamut import STEP, Gamut
 from pretext.methods.classifier import Classifier
-from pretext.methods.colorizer import Colorizer
-from pretext.methods.objectives import Classification
+from pretext.methods.colorization import Classification, Colorizer
 from pretext.prior import rebalancing_weights
 
 _AT_ONCE = 32

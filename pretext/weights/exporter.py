@@ -27,10 +27,9 @@ from pretext.engine.memory import explain_memory_shortage
 from pretext.engine.run import find_checkpoint
 from pretext.errors import UserError
 from pretext.files import write_atomically
-from pretext.methods.colorizer import Colorizer
+from pretext.methods.colorization import Colorizer
 from pretext.pretrained import BACKBONE, CLASS_BRANCH, load_pretrained
-from pretext.weights.inputs import InputKind
-from pretext.weights.plain_modules import Images, largest_difference, write_plain
+from pretext.weights.plain_modules import Images, InputKind, largest_difference, write_plain
 
 TOLERANCE = 1e-4
 _MAX_PROTOBUF = 2**31  # bytes

@@ -36,8 +36,8 @@ def _pretrain(call: Call) -> int:
 
 
 def _plan(call: Call) -> int:
-    from pretext.plan.job import plan as job
-    from pretext.plan.job import plan_lines
+    from pretext.plan import plan as job
+    from pretext.plan import plan_lines
 
     say(*plan_lines(job(call.settings)))
     return 0

@@ -17,7 +17,7 @@ from pretint.cli.output import LISTED, say
 from pretint.commands import COMMANDS, Call, PlainCall, find_command, seal_call
 
 if TYPE_CHECKING:
-    from pretext.plan.disk import DiskUsage
+    from pretext.disk_usage import DiskUsage
     from slurm import ClusterSettings, Job
     from slurm.job_list import JobEntry, SubmitSettings
 
@@ -99,8 +99,8 @@ def jobs(arguments: Sequence[str]) -> int:
 
 def _dry_run(jobs: "Sequence[Job]", settings: "SubmitSettings", calls: Mapping[str, Call]) -> int:
     """Print the jobs that would be sent, and their cost."""
-    from pretext.plan.disk import pretrain_disk
-    from pretext.plan.job import size
+    from pretext.disk_usage import pretrain_disk
+    from pretext.plan import size
     from pretext.recipe import resolve_source
     from slurm.submit_job import describe_unchecked, require_sendable, script
     from transfer.disk_usage import finetune_disk, knn_disk, probe_disk, svm_disk

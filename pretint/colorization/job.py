@@ -21,7 +21,7 @@ from pretext.engine.progress import progress
 from pretext.errors import ImageError, UserError
 from pretext.files import write_png
 from pretext.gamut import TEMPERATURE
-from pretext.methods.colorizer import resample
+from pretext.methods.colorization import resample
 from pretext.settings import to_plain
 from pretext.store import LOCK, lock
 from pretint.colorization.merge import ColorSource, Prediction, Scaled, merge_image

@@ -12,13 +12,13 @@ from PIL import Image
 
 from pretext.color import rgb_to_lab
 from pretext.data import Folder
+from pretext.disk_usage import pretrain_disk
 from pretext.engine.checkpoint import save_checkpoint
 from pretext.engine.journal import read_journal
 from pretext.engine.run import newest_checkpoint
 from pretext.errors import UserError
 from pretext.gamut import STEP, STEP_RANGE, bin_centers
-from pretext.methods.objectives import ObjectiveSettings
-from pretext.plan.disk import pretrain_disk
+from pretext.methods.colorization import ObjectiveSettings
 from pretext.pretrain import pretrain
 from pretext.pretrained import color_contract, load_pretrained
 from pretext.recipe import PretrainSettings, build_colorizer

@@ -8,13 +8,13 @@ import pytest
 import torch
 from processes import Launcher, TrainedRun
 
+from pretext.disk_usage import pretrain_disk
 from pretext.engine.checkpoint import load_checkpoint
 from pretext.engine.journal import read_journal
 from pretext.engine.run import find_checkpoint, write_evidence
 from pretext.errors import UserError
-from pretext.methods.colorizer import Colorizer
-from pretext.plan.disk import pretrain_disk
-from pretext.plan.job import plan
+from pretext.methods.colorization import Colorizer
+from pretext.plan import plan
 from pretext.pretrain import pretrain
 from pretext.pretrained import load_pretrained
 from pretext.recipe import PretrainSettings, build_network, open_images
@@ -127,7 +127,7 @@ def test_a_replayed_step_is_the_step(trained: tuple[str, Path], tmp_path: Path) 
 
 @pytest.mark.parametrize("method", ["fusion", "hints"])
 def test_it_is_planned(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pretext.plan.job._SECONDS", 0.1)
+    monkeypatch.setattr("pretext.plan._SECONDS", 0.1)
     settings = read(settings_of(method))
     planned = plan(settings)
     classes = open_images(settings).classes

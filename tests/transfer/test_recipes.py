@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from pretext.backbones import build_backbone
+from pretext.backbones.contract import FromRgb
 from pretext.settings import settings_file
-from pretext.weights.inputs import FromRgb
 from pretint.cli import commands
 from transfer.tasks.classification import Classify, ClassifySettings
 from transfer.tasks.detection import DetectSettings

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pretext.backbones.contract import Stage
+from pretext.backbones.contract import FromRgb, Stage
 from pretext.errors import UserError
-from pretext.weights.inputs import FromRgb
 from transfer.adapt.bn_fold import absorb
 from transfer.adapt.color_input import add_color
 from transfer.adapt.graph import Trace, ancestors, leaves, trace

@@ -9,10 +9,9 @@ import torch
 from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
-from pretext.backbones.contract import Backbone, Stage
+from pretext.backbones.contract import Backbone, FromRgb, Stage
 from pretext.color import rgb_to_lab
 from pretext.errors import UserError
-from pretext.weights.inputs import FromRgb
 from transfer.adapt.graph import Trace, ancestors, leaves
 
 _GRAY = 50.0

@@ -29,7 +29,7 @@ from transfer.results import code_digest
 
 _FORMAT = 1  # version of entries; raise it when the same identity would give other rows
 # The code from pixels to features; `_identify_images` reads the pixels. A change here makes cached features invalid.
-_MAKERS = ("pretext/backbones", "pretext/color.py", "pretext/weights/inputs.py", "transfer/features/pool.py")
+_MAKERS = ("pretext/backbones", "pretext/color.py", "transfer/features/pool.py")
 _AT_ONCE = 64  # images of a batch; each block ends at the end of a batch, so that a kill does not change the batches
 _CALIBRATION_IMAGES = 2048
 _MEMORY_SHARE = 4  # a matrix may take a quarter of the free memory

@@ -18,7 +18,7 @@ from pretext.data.source import ImageDataset, fingerprint
 from pretext.engine import distributed
 from pretext.engine.device import ComputeConfig, autocast
 from pretext.engine.progress import progress
-from pretext.engine.settings import MachineSettings, TrainingSettings
+from pretext.engine.trainer import MachineSettings, TrainingSettings
 from pretext.errors import UserError
 from transfer.adapt.backbone import BatchNorm
 from transfer.bootstrap import MetricName

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pretext import roles
 from pretext.data import ImageDataset, LabeledDataset, open_dataset, open_labeled
-from pretext.data.labels import require_single_labels
+from pretext.data.source import require_single_labels
 from pretext.engine.device import pick_device, versions
 from pretext.engine.memory import explain_memory_shortage
 from pretext.errors import UserError

@@ -13,9 +13,8 @@ from torch.nn import functional as F
 from pretext.engine.run import find_checkpoint
 from pretext.errors import UserError
 from pretext.gamut import TEMPERATURE
-from pretext.methods.colorizer import Colorizer
+from pretext.methods.colorization import Classification, Colorizer
 from pretext.methods.hints import HintSettings, sample_hints
-from pretext.methods.objectives import Classification
 from pretext.weights.state_dict import split_part, weights_title
 from pretint.colorization.networks import LARGEST, open_pretrained, require_model
 from pretint.colorization.scribbles import propagate

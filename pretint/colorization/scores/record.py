@@ -11,7 +11,7 @@ from pretext.engine.progress import progress
 from pretext.engine.signals import catch_signals, exit_with
 from pretext.errors import UserError
 from pretext.gamut import Gamut
-from pretext.methods.colorizer import join
+from pretext.methods.colorization import join
 from pretint.colorization.merge import Float32Array
 from pretint.colorization.networks import ColorRange
 from pretint.colorization.scores.evaluators import Evaluators, FeatureExtractor

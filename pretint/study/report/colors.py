@@ -27,7 +27,7 @@ from pretext.data.batches import EvalDataset
 from pretext.engine.run import run_settings
 from pretext.errors import UserError
 from pretext.files import write_atomically
-from pretext.methods.colorizer import join
+from pretext.methods.colorization import join
 from pretext.settings import settings_from
 from pretext.store import unseal
 from pretint.colorization.networks import open_network

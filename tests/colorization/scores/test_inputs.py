@@ -57,7 +57,7 @@ def test_damaged_metadata_is_no_news(tmp_path: Path, make_images: Make) -> None:
 def test_a_method_that_gives_another_size(
     run: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pretext.methods.colorizer import Colorizer
+    from pretext.methods.colorization import Colorizer
 
     monkeypatch.setattr(
         Colorizer, "colorize", lambda self, lightness, temperature: torch.zeros(len(lightness), 2, 9, 9)

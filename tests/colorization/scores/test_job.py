@@ -127,7 +127,7 @@ def test_hints_help_to_know_the_truth(
     make_run: Make, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A network that repeats what it is told is the better the more it is told, and gray when it is told nothing."""
-    from pretext.methods.colorizer import Colorizer
+    from pretext.methods.colorization import Colorizer
 
     monkeypatch.setattr(Colorizer, "colorize", lambda self, lightness, temperature, ab, mask: ab * mask)
     run = make_run(tmp_path / "hinted", backbone="siggraph17", stride=1)

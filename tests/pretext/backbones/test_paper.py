@@ -5,8 +5,7 @@ import torch
 
 from pretext.backbones import AlexNet, Backbone, Vgg
 from pretext.gamut import Gamut
-from pretext.methods.colorizer import Colorizer
-from pretext.methods.objectives import Classification
+from pretext.methods.colorization import Classification, Colorizer
 
 BIN_CENTERS = 2 * 313  # the release keeps them as a convolution's weights, we in the gamut
 

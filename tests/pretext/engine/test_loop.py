@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from pretext.engine.settings import MachineSettings, TrainingSettings
-from pretext.engine.trainer import optimizer_and_schedule
+from pretext.engine.trainer import MachineSettings, TrainingSettings, optimizer_and_schedule
 from pretext.errors import UserError
 
 

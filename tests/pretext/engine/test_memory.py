@@ -79,7 +79,7 @@ LIMITED = """
 import json, resource, sys
 import pretint.cli
 from pretext.engine import loop  # all that a command imports later takes memory too
-import pretext.pretrain, pretext.plan.job
+import pretext.pretrain, pretext.plan
 import transfer.probes.knn, transfer.probes.linear, transfer.probes.svm, transfer.report
 import pretint.colorization.job, pretint.colorization.scores.job
 from pathlib import Path

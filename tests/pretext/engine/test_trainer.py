@@ -11,12 +11,10 @@ from torch.nn import functional as F
 from pretext.backbones import build_backbone
 from pretext.engine.device import ComputeConfig
 from pretext.engine.memory import blocks
-from pretext.engine.settings import MachineSettings, TrainingSettings
-from pretext.engine.trainer import Trainer, optimizer_and_schedule
+from pretext.engine.trainer import MachineSettings, Trainer, TrainingSettings, optimizer_and_schedule
 from pretext.errors import UserError
 from pretext.gamut import Gamut
-from pretext.methods.colorizer import Colorizer
-from pretext.methods.objectives import Classification
+from pretext.methods.colorization import Classification, Colorizer
 
 PLACE = ComputeConfig(torch.device("cpu"), "fp32", 0)
 TRAINING = TrainingSettings(steps=50, warmup=0, batch_size=8, lr=1e-2, precision="fp32")

@@ -19,19 +19,18 @@ from skimage.color import rgb2lab
 from torch import Tensor
 
 import pretint.cli
-from pretext.backbones.contract import BackboneSettings
+from pretext.backbones.contract import BackboneSettings, FromRgb
 from pretext.color import rgb_to_lightness
 from pretext.data import Folder
 from pretext.data.batches import center_crop
 from pretext.engine.checkpoint import load_checkpoint, save_checkpoint
 from pretext.errors import UserError
-from pretext.methods.objectives import ObjectiveSettings
+from pretext.methods.colorization import ObjectiveSettings
 from pretext.pretrained import color_contract, load_pretrained
 from pretext.recipe import PretrainSettings, build_colorizer
 from pretext.settings import to_plain
 from pretext.weights.exporter import ExportSettings, export
-from pretext.weights.inputs import FromRgb, affine_lightness
-from pretext.weights.plain_modules import TOLERANCE, largest_difference
+from pretext.weights.plain_modules import TOLERANCE, affine_lightness, largest_difference
 
 PRIOR = torch.arange(1, 314, dtype=torch.float64) / (313 * 157)
 Checkpoint = Callable[..., Path]

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from trained_networks import batch_norms, compute_features, load_photographs, open_trained_network, take_steps
 
+from pretext.backbones.contract import FromRgb
 from pretext.errors import UserError
-from pretext.weights.inputs import FromRgb
 from transfer.adapt import Adapted, AdaptSettings, adapt
 from transfer.adapt.backbone import BatchNorm
 

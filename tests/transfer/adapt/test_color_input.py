@@ -8,10 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from trained_networks import compute_features, load_photographs, open_trained_network, take_steps
 
-from pretext.backbones.contract import Backbone, Stage
+from pretext.backbones.contract import Backbone, FromRgb, Stage
 from pretext.color import rgb_to_lab
 from pretext.errors import UserError
-from pretext.weights.inputs import FromRgb
 from transfer.adapt import AdaptSettings, adapt
 from transfer.adapt.color_input import WithColor
 

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 from trained_networks import batch_norms, compute_features, load_photographs, open_trained_network, randomize_norms
 
-from pretext.backbones.contract import Backbone, Stage
+from pretext.backbones.contract import Backbone, FromRgb, Stage
 from pretext.errors import UserError
-from pretext.weights.inputs import FromRgb
 from transfer.adapt import Adapted, AdaptSettings, adapt
 from transfer.adapt.rescale import calibrate
 from transfer.networks import Network, open_network

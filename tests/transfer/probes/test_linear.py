@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import transfer.probes.linear
+from pretext.backbones.contract import FromRgb
 from pretext.data.order import mix, permutation
 from pretext.engine.device import choose_compute
 from pretext.engine.run import lock_run, write_checkpoint
@@ -24,7 +25,6 @@ from pretext.errors import UserError
 from pretext.pretrained import color_contract, load_pretrained
 from pretext.recipe import build_colorizer
 from pretext.settings import to_plain
-from pretext.weights.inputs import FromRgb
 from transfer.evaluation import EvaluationTask
 from transfer.features import View, calibrate_batch_norm
 from transfer.metrics import Row

@@ -10,8 +10,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import roi_align
 from torchvision.ops.poolers import LevelMapper
 
-from pretext.engine.settings import TrainingSettings
-from pretext.engine.trainer import optimizer_and_schedule
+from pretext.engine.trainer import TrainingSettings, optimizer_and_schedule
 from pretext.errors import UserError
 from transfer.adapt import AdaptSettings, adapt
 from transfer.networks import Network, open_network

@@ -14,9 +14,7 @@ from rich.console import Console
 from pretext.engine.checkpoint import load_checkpoint
 from pretext.engine.run import newest_checkpoint
 from pretext.errors import UserError
-from pretext.plan import job, measure
-from pretext.plan.job import Plan, format_duration, plan, plan_lines, size
-from pretext.plan.measure import count_bytes
+from pretext.plan import Plan, Throughput, count_bytes, format_duration, plan, plan_lines, size
 from pretext.pretrain import pretrain
 from pretext.recipe import PretrainSettings
 from pretext.settings import settings_from
@@ -25,7 +23,7 @@ from pretext.settings import settings_from
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seconds of measuring are for users; here a tenth will do."""
-    monkeypatch.setattr(job, "_SECONDS", 0.1)
+    monkeypatch.setattr("pretext.plan._SECONDS", 0.1)
 
 
 def settings(**changed: Any) -> PretrainSettings:
@@ -42,7 +40,7 @@ def settings(**changed: Any) -> PretrainSettings:
 @pytest.fixture(scope="module")
 def planned() -> Plan:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(job, "_SECONDS", 0.1)
+        patch.setattr("pretext.plan._SECONDS", 0.1)
         return plan(settings())
 
 
@@ -134,7 +132,7 @@ def test_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_step_that_takes_too_long_is_measured_with_fewer_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "_LONGEST", 0.0)
+    monkeypatch.setattr("pretext.plan._LONGEST", 0.0)
     drawn = plan(settings())
     assert any("with 4 images, not 8" in note and "estimate" in note for note in drawn.notes)
     training = {"steps": 45, "batch_size": 8, "warmup": 1, "micro_batch": 2}
@@ -143,9 +141,9 @@ def test_a_step_that_takes_too_long_is_measured_with_fewer_images(monkeypatch: p
 
 
 def test_a_step_that_would_not_fit_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "available_memory", lambda device: 0)
+    monkeypatch.setattr("pretext.plan.available_memory", lambda device: 0)
     peaks = iter([2**30, 2**31])
-    monkeypatch.setattr(measure, "_peak_memory", lambda place: next(peaks))
+    monkeypatch.setattr("pretext.plan._peak_memory", lambda place: next(peaks))
     drawn = plan(settings())
     assert any("not seem to fit into memory" in note for note in drawn.notes)
     assert drawn.host > 2**30
@@ -176,7 +174,7 @@ def test_times_and_sizes_are_spoken() -> None:
 
 
 def test_the_limit_is_named(planned: Plan) -> None:
-    fast, slow = measure.Throughput(100, 110, 5), measure.Throughput(50, 55, 5)
+    fast, slow = Throughput(100, 110, 5), Throughput(50, 55, 5)
     assert dataclasses.replace(planned, waiting=0.5).limit.startswith("data loading")
     assert dataclasses.replace(planned, waiting=0, network=fast, both=slow).limit.startswith("the CPU cores")
     assert dataclasses.replace(planned, waiting=0, network=fast, both=fast).limit == "the network"

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from pretext.disk_usage import checkpoint_size, file_size, pretrain_disk
 from pretext.engine.checkpoint import checkpoint_bytes
 from pretext.engine.device import ComputeConfig
 from pretext.engine.trainer import Trainer
 from pretext.errors import UserError
-from pretext.plan.disk import checkpoint_size, file_size, pretrain_disk
 from pretext.pretrain import pretrain
 from pretext.recipe import PretrainSettings
 from pretext.settings import settings_file, settings_from

@@ -14,11 +14,10 @@ from pretext.backbones.contract import BackboneSettings
 from pretext.engine.checkpoint import checkpoint_bytes
 from pretext.engine.device import ComputeConfig
 from pretext.engine.loop import LOG_EVERY
-from pretext.engine.settings import MachineSettings, TrainingSettings
-from pretext.engine.trainer import optimizer_and_schedule
+from pretext.engine.trainer import MachineSettings, TrainingSettings, optimizer_and_schedule
 from pretext.files import png_bytes
 from pretext.methods.classifier import Classifier
-from pretext.methods.colorizer import Colorizer
+from pretext.methods.colorization import Colorizer
 from pretext.methods.diagnostics import color_health, label_health
 from pretext.methods.hints import HintSettings
 from pretext.pretrain import checkpoint_extra, sample_sheet

@@ -1,1 +1,0 @@
-"""What a pretraining will take, measured before it is started."""
