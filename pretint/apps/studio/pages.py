@@ -12,6 +12,7 @@ import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Hashable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from PIL import Image
@@ -31,34 +32,25 @@ from pretint.apps.web.security import Guard, client_of
 from pretint.colorization.photographs import Format
 
 
+@dataclass(eq=False)
 class Upload:
     """The bytes of one file that were received so far."""
 
-    def __init__(self, client: Client) -> None:
-        self.client = client
-        self._data: bytearray | None = bytearray()
+    client: Client
+    data: bytearray | None = field(default_factory=bytearray)
+    """None after the upload was dropped."""
 
     @property
     def size(self) -> int:
         """The number of bytes that are held."""
-        return len(self._data or b"")
+        return len(self.data or b"")
 
-    def append(self, chunk: bytes) -> None:
-        """Add bytes. Raises `Crowded` after ``drop``."""
-        if self._data is None:
-            raise TooManyRequestsError
-        self._data += chunk
-
-    def drop(self) -> None:
-        """Free the bytes."""
-        self._data = None
-
-    def take(self) -> bytes:
-        """Return the complete file. Raises `Crowded` after ``drop``."""
-        data = self._data
+    def take(self) -> bytearray:
+        """Return the complete file. Raises `TooManyRequestsError` if it was dropped."""
+        data = self.data
         if data is None:
             raise TooManyRequestsError
-        return bytes(data)
+        return data
 
 
 class Uploads:
@@ -82,11 +74,11 @@ class Uploads:
             yield upload
         finally:
             self._uploads.remove(upload)
-            upload.drop()  # a canceled job may still refer to it
+            upload.data = None  # a canceled job may still refer to it
 
     def append(self, upload: Upload, chunk: bytes) -> None:
-        """Add bytes to an upload. Raises `Crowded` if it is dropped, now or before."""
-        upload.append(chunk)
+        """Add bytes to an upload. Raises `TooManyRequestsError` if it is dropped, now or before."""
+        upload.take().extend(chunk)
         while sum(each.size for each in self._uploads) > self.limit:
             by_address: Counter[str] = Counter()
             by_client: Counter[Client] = Counter()
@@ -96,9 +88,8 @@ class Uploads:
             largest = max(
                 self._uploads, key=lambda each: (by_address[each.client.address], by_client[each.client], each.size)
             )
-            largest.drop()
-            if largest is upload:
-                raise TooManyRequestsError
+            largest.data = None
+        upload.take()
 
 
 T = TypeVar("T")
@@ -125,8 +116,7 @@ def studio_app(table: OpenImages, megabytes: int, names: set[str]) -> ASGIApp:
         return JSONResponse({"problem": error.detail}, error.status_code)
 
     def answer_user_error(request: Request, error: Exception) -> Response:
-        text = str(error)
-        problem = text if text.endswith(".") else f"{text}."
+        problem = f"{str(error).removesuffix('.')}."
         return JSONResponse({"problem": problem, "reference": isinstance(error, UnusableReference)}, 422)
 
     routes = [
@@ -145,8 +135,7 @@ def studio_app(table: OpenImages, megabytes: int, names: set[str]) -> ASGIApp:
         ),
     }
     app = Starlette(routes=routes, exception_handlers=handlers, lifespan=studio.life)
-    bodies = {"/photographs": megabytes * 1_000_000, "/photographs/": _LOOK_BYTES}
-    return Guard(app, names, bodies=bodies)
+    return Guard(app, names, bodies={"/photographs": megabytes * 1_000_000, "/photographs/": _LOOK_BYTES})
 
 
 class _Studio:
@@ -166,18 +155,8 @@ class _Studio:
             self.workshop.close()
 
     def page(self, request: Request) -> Response:
-        response = HTMLResponse(
-            self.render(
-                "studio.html",
-                model=self.table.name,
-                network=self.table.colorist is not None,
-                takes_hints=self.table.takes_hints,
-                has_distribution=self.table.has_distribution,
-                temperature=TEMPERATURE,
-                megabytes=self.megabytes,
-                megapixels=self.table.pixels // 1_000_000,
-            )
-        )
+        page = self.render("studio.html", table=self.table, temperature=TEMPERATURE, megabytes=self.megabytes)
+        response = HTMLResponse(page)
         if _COOKIE not in request.cookies:
             response.set_cookie(_COOKIE, secrets.token_urlsafe(12), httponly=True, samesite="strict")
         return response
@@ -185,22 +164,19 @@ class _Studio:
     async def open(self, request: Request) -> Response:
         """Receive a photograph as the body of the request; only its pixels are used."""
         # It waits for its turn only when it is complete, so that a slow sender does not delay others.
-        with self.uploads.receive(_client(request)) as upload:
+        with self.uploads.receive(_client_of(request)) as upload:
             async for chunk in request.stream():
                 self.uploads.append(upload, chunk)
             lane = "open", next(self._numbers)
-            identity, photograph = await self._run_job(request, lane, lambda: self.table.lay(upload.take()))
+            identity, photograph = await self._run_job(request, lane, lambda: self.table.lay(bytes(upload.take())))
         width, height = photograph.full.size
         return JSONResponse({"photograph": identity, "width": width, "height": height}, 201)
 
     async def gray(self, request: Request) -> Response:
         identity = request.path_params["identity"]
         await request.body()  # some clients send one; only after it does the next message report that the client left
-
-        def job() -> bytes:
-            return _jpeg(self.table.gray(identity))
-
-        return Response(await self._run_job(request, ("gray", identity), job), media_type="image/jpeg")
+        content = await self._run_job(request, ("gray", identity), lambda: _jpeg(self.table.gray(identity)))
+        return Response(content, media_type="image/jpeg")
 
     async def colored(self, request: Request) -> Response:
         identity = request.path_params["identity"]
@@ -217,12 +193,7 @@ class _Studio:
                 raise HTTPException(400, "A hint's color is #rrggbb.")
             points.append((x, y, radius, color))
         reference = sent.get("reference") or ""
-        look = ViewSettings(
-            temperature=temperature,
-            saturation=saturation,
-            hints=tuple(points),
-            reference=reference if isinstance(reference, str) else "",
-        )
+        look = ViewSettings(temperature, saturation, tuple(points), reference if isinstance(reference, str) else "")
         full = sent.get("full") is True
         kind: Format = "png" if full and sent.get("format") == "png" else "jpeg"
 
@@ -234,7 +205,7 @@ class _Studio:
 
     async def _run_job(self, request: Request, lane: Hashable, job: Callable[[], T]) -> T:
         """Run a job in its turn, unless its client leaves before, and return its result."""
-        waiting = asyncio.wrap_future(self.workshop.submit(_client(request), lane, job))
+        waiting = asyncio.wrap_future(self.workshop.submit(_client_of(request), lane, job))
 
         async def wait_for_disconnect() -> None:
             while (await request.receive())["type"] != "http.disconnect":
@@ -251,7 +222,7 @@ class _Studio:
             leaving.cancel()
 
 
-def _client(request: Request) -> Client:
+def _client_of(request: Request) -> Client:
     return Client(client_of(request.scope), request.cookies.get(_COOKIE, ""))
 
 

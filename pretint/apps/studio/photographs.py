@@ -3,9 +3,9 @@
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
@@ -21,6 +21,8 @@ from pretint.colorization.photographs.write import encode_photograph
 from pretint.colorization.reference import reference_colorist
 from pretint.colorization.registry import Colorist
 from pretint.colorization.scribbles import scribbles_colorist
+
+T = TypeVar("T")
 
 SHOWN = 1400
 """Longer side of the image on the page; a download has all pixels."""
@@ -57,12 +59,18 @@ class OpenImage:
     shown: Image.Image
     lightness: Tensor | None
     """L at the size that the network sees, if there is one."""
-    outputs: "OrderedDict[tuple[Point, ...], Tensor]" = field(default_factory=OrderedDict)
-    """The network's outputs, by the hints."""
-    referred: "OrderedDict[tuple[str | tuple[Point, ...], tuple[int, int]], ColorSource]" = field(
-        default_factory=OrderedDict
-    )
-    """Its colors by their reference or scribbles, and the size of the image."""
+    remembered: "OrderedDict[Any, Any]" = field(default_factory=OrderedDict)
+    """The network's outputs, by the hints; its colors, by their reference or scribbles and the size of the image."""
+
+    def remember(self, key: Hashable, make: Callable[[], T]) -> T:
+        """Return the cached coloring of a key, or make it; the least recently used ones are dropped."""
+        if key not in self.remembered:
+            self.remembered[key] = make()
+        self.remembered.move_to_end(key)
+        while len(self.remembered) > _REMEMBERED:
+            self.remembered.popitem(last=False)
+        result: T = self.remembered[key]
+        return result
 
 
 class UnusableReference(UserError):
@@ -157,15 +165,11 @@ class OpenImages:
                 raise UnusableReference(str(error)) from error
         elif self.colorist is not None and photograph.lightness is not None:
             # From the network's output, which neither temperature nor saturation changes.
-            if look.hints not in photograph.outputs:
-                hints = _hints_at(look.hints, photograph.full.size) if look.hints else None
-                output = self.colorist.output(photograph.lightness, hints, photograph.full.size)
-                photograph.outputs[look.hints] = output
-                _drop_oldest(photograph.outputs)
-            photograph.outputs.move_to_end(look.hints)
-            seen = photograph.lightness.shape[-2:]
-            ab = self.colorist.decode(photograph.outputs[look.hints], seen, look.temperature)
-            colors = self.colorist.enlarged(ab, photograph.lightness, image.size)
+            network, lightness, size = self.colorist, photograph.lightness, photograph.full.size
+            hints = _hints_at(look.hints, size) if look.hints else None
+            output = photograph.remember(look.hints, lambda: network.output(lightness, hints, size))
+            ab = network.decode(output, lightness.shape[-2:], look.temperature)
+            colors = network.enlarged(ab, lightness, image.size)
         elif look.hints:
             # Spread at the size of the image: the shown one is faster than the download.
             colors = self._by_colorist(
@@ -179,14 +183,13 @@ class OpenImages:
         self, photograph: OpenImage, image: Photograph, source: str | tuple[Point, ...], make: Callable[[], Colorist]
     ) -> ColorSource:
         """Color by a reference or by scribbles, or return cached colors."""
-        if (key := (source, image.size)) not in photograph.referred:
+
+        def color() -> ColorSource:
             colorist = make()
             lightness = image.seen(colorist.seen_size(image.size))
-            ab = colorist.predict(lightness, image.size).ab
-            photograph.referred[key] = colorist.enlarged(ab, lightness, image.size)
-            _drop_oldest(photograph.referred)
-        photograph.referred.move_to_end(key)
-        return photograph.referred[key]
+            return colorist.enlarged(colorist.predict(lightness, image.size).ab, lightness, image.size)
+
+        return photograph.remember((source, image.size), color)
 
 
 def _hints_at(points: Sequence[Point], size: tuple[int, int]) -> Hints:
@@ -195,11 +198,6 @@ def _hints_at(points: Sequence[Point], size: tuple[int, int]) -> Hints:
         (min(x * size[0], size[0] - 1), min(y * size[1], size[1] - 1), radius * min(size), *ab_of(color))
         for x, y, radius, color in points
     )
-
-
-def _drop_oldest(entries: OrderedDict[Any, Any]) -> None:
-    while len(entries) > _REMEMBERED:
-        entries.popitem(last=False)
 
 
 def ab_of(color: str) -> tuple[float, float]:

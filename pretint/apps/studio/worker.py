@@ -62,15 +62,14 @@ class FairQueue(Generic[T]):
             The item; None if no client has more.
         """
         sessions = max(self._addresses.values(), key=_count)
+        lanes = max(sessions.values(), key=len)
         client_sessions = self._addresses.get(client.address, OrderedDict())
         if sessions is client_sessions:
-            lanes = max(sessions.values(), key=len)
-            if len(lanes) <= len(sessions.get(client.session, ())) + 1:
-                return None
-        elif _count(sessions) <= _count(client_sessions) + 1:
-            return None
+            difference = len(lanes) - len(sessions.get(client.session, ()))
         else:
-            lanes = max(sessions.values(), key=len)
+            difference = _count(sessions) - _count(client_sessions)
+        if difference <= 1:
+            return None
         _, item = lanes.popitem()
         self._drop_empty()
         return item

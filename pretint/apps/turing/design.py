@@ -40,10 +40,8 @@ class ImagePair(NamedTuple):
     """A real image, and the colored image of every algorithm."""
 
     name: str
-    real: int
-    """The index in the folder of real images."""
-    fakes: list[int]
-    """The index in the folder of each algorithm."""
+    indices: list[int]
+    """The index in the folder of real images, and in that of each algorithm."""
 
 
 class Pairs:
@@ -74,7 +72,7 @@ class Pairs:
                     f"the first: {missing[0]}; color them, or take them out of {real}"
                 )
         self.pairs = [
-            ImagePair(self._folders[0].key(index), index, [indices[stem] for indices in colored])
+            ImagePair(self._folders[0].key(index), [index, *(indices[stem] for indices in colored)])
             for stem, index in reals.items()
         ]
         self.unused = sum(len(indices) - len(reals) for indices in colored)
@@ -85,9 +83,9 @@ class Pairs:
 
     def encoded(self, pair: ImagePair, size: int) -> Iterator[bytes]:
         """Yield the real image of a pair and all its colored ones, as they are served; raises `ImageError`."""
-        images = [folder.read(index) for folder, index in zip(self._folders, [pair.real, *pair.fakes], strict=True)]
+        images = [folder.read(index) for folder, index in zip(self._folders, pair.indices, strict=True)]
         shapes = [image.width / image.height for image in images]
-        for folder, index, shape in zip(self._folders[1:], pair.fakes, shapes[1:], strict=True):
+        for folder, index, shape in zip(self._folders, pair.indices, shapes, strict=True):
             if abs(shape / shapes[0] - 1) > _SHAPES_DIFFER:
                 raise UserError(
                     f"{Path(folder.root) / folder.key(index)}: has another shape than the real image {pair.name}; "
@@ -254,8 +252,7 @@ def open_study(folder: Path, settings: TuringSettings) -> Iterator[tuple[Store, 
                 folder.mkdir(0o700, parents=True)  # the links in it are secrets
     with lock(folder / LOCK, "serving this study"):
         if pairs is None:
-            store = Store.open(file)
-            notes: list[str] = []
+            store, notes = Store.open(file), list[str]()
             facts = store.facts
             algorithms = {name: str(path.resolve()) for name, path in settings.algorithms().items()}
             values = {
@@ -299,9 +296,8 @@ def _make(file: Path, pairs: Pairs, settings: TuringSettings) -> tuple[Store, li
         seed=secrets.randbelow(_SEEDS) if settings.seed is None else settings.seed,
         token=secrets.token_urlsafe(12),
     )
-    store = Store.create(file, facts, encode_pairs())
     unused = [f"{pairs.unused} colored images have no real one, and are not shown"] if pairs.unused else []
-    return store, [*skipped, *unused]
+    return Store.create(file, facts, encode_pairs()), [*skipped, *unused]
 
 
 def _require_pairs(pairs: int, settings: TuringSettings) -> None:

@@ -3,7 +3,9 @@
 They are shown on its page and in a terminal, and downloaded as CSV and JSON.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -11,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pretext.escape import csv_text
-from pretint.apps.turing.store import Store, without_token
+from pretint.apps.turing.store import ShownPair, Store
 from transfer.bootstrap import RESAMPLES, Estimate, percentiles
 
 ABOUT = (
@@ -51,11 +53,6 @@ class FooledImage(NamedTuple):
     fooled: int
     trials: int
 
-    @property
-    def score(self) -> float:
-        """The rate by the rule of succession: a few answers do not outrank many."""
-        return (self.fooled + 1) / (self.trials + 2)
-
 
 def fooling_rate(fooled: ArrayLike, trials: ArrayLike, resamples: int = RESAMPLES, seed: int = 0) -> FoolingRate:
     """Return the share of trials in which participants took the fake for real: 0.5 if all of them guess.
@@ -88,27 +85,24 @@ def fooling_rate(fooled: ArrayLike, trials: ArrayLike, resamples: int = RESAMPLE
 
 def rate_of(answers: Iterable[Answer], algorithm: int) -> FoolingRate | None:
     """Return the fooling rate of one algorithm; None without answers."""
-    fooled: dict[int, int] = {}
-    trials: dict[int, int] = {}
+    trials, fooled = Counter[int](), Counter[int]()
     for answer in answers:
         if answer.algorithm == algorithm:
-            trials[answer.participant] = trials.get(answer.participant, 0) + 1
-            fooled[answer.participant] = fooled.get(answer.participant, 0) + answer.fooled
-    if not trials:
-        return None
-    return fooling_rate([fooled[who] for who in trials], [trials[who] for who in trials])
+            trials[answer.participant] += 1
+            fooled[answer.participant] += answer.fooled
+    return fooling_rate([fooled[who] for who in trials], list(trials.values())) if trials else None
 
 
 def judged_images(answers: Iterable[Answer], algorithm: int) -> list[FooledImage]:
     """Return the images of one algorithm that have answers, the most convincing first."""
-    counts: dict[int, list[int]] = {}
+    trials, fooled = Counter[int](), Counter[int]()
     for answer in answers:
         if answer.algorithm == algorithm:
-            count = counts.setdefault(answer.pair, [0, 0])
-            count[0] += answer.fooled
-            count[1] += 1
-    images = [FooledImage(pair, fooled, trials) for pair, (fooled, trials) in counts.items()]
-    return sorted(images, key=lambda image: (-image.score, -image.trials, image.pair))
+            trials[answer.pair] += 1
+            fooled[answer.pair] += answer.fooled
+    images = [FooledImage(pair, fooled[pair], count) for pair, count in trials.items()]
+    # By the rule of succession: a few answers do not outrank many.
+    return sorted(images, key=lambda image: (-(image.fooled + 1) / (image.trials + 2), -image.trials, image.pair))
 
 
 def extremes(judged: Sequence[FooledImage], count: int) -> tuple[list[FooledImage], list[FooledImage]]:
@@ -182,14 +176,9 @@ def results_json(store: Store) -> dict[str, Any]:
             }
         )
     left_out = {"not_shown_as_long_as_they_should_be": results["late"], "color_vision": results["color_blind"]}
-    facts = without_token(store.facts) | {"pairs": len(store.names)}
-    return {
-        "study": facts,
-        "interval": ABOUT,
-        "answers": results["answers"],
-        "left_out": left_out,
-        "algorithms": algorithms,
-    }
+    facts = {name: value for name, value in asdict(store.facts).items() if name != "token"}
+    study = {"study": facts | {"pairs": len(store.names)}, "interval": ABOUT, "answers": results["answers"]}
+    return study | {"left_out": left_out, "algorithms": algorithms}
 
 
 def result_lines(store: Store) -> list[str]:
@@ -216,21 +205,13 @@ def result_lines(store: Store) -> list[str]:
 
 def answers_csv(store: Store) -> str:
     """Return all answers as CSV, one a line. No cell begins like a formula of a spreadsheet."""
-    shown = ("shown_ms", "frames", "longest_frame_ms", "hidden", "response_ms", "layout", "side_px", "pixel_ratio")
-    about = ("participant", "vision", "algorithm", "trial", "practice", "image", "fake", "chosen", "fooled")
+    about = ("participant", "vision", "algorithm", "trial", "practice", "image", "fake", "chosen", "fooled", "on_time")
     lines: list[list[Any]] = []
     for row in store.rows():
         cells: list[Any] = [row.participant, row.vision, store.facts.names[row.algorithm], row.number]
-        cells += [int(row.practice), store.names[row.pair], _side(row.fake_first), _side(row.chose_first)]
-        cells += [int(row.fooled), int(row.on_time), int(row.counts), _time(row.seen_at), _time(row.answered_at)]
-        cells += row.shown
-        lines.append(cells)
-    return csv_text((*about, "on_time", "counts", "seen_at", "answered_at", *shown), lines, end="\r\n")
-
-
-def _side(first: bool) -> str:
-    return "first" if first else "second"
-
-
-def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+        cells += [int(row.practice), store.names[row.pair]]
+        cells += ["first" if first else "second" for first in (row.fake_first, row.chose_first)]
+        cells += [int(row.fooled), int(row.on_time), int(row.counts)]
+        times = (datetime.fromtimestamp(seconds, UTC) for seconds in (row.seen_at, row.answered_at))
+        lines.append([*cells, *(time.isoformat(timespec="milliseconds") for time in times), *row.shown])
+    return csv_text((*about, "counts", "seen_at", "answered_at", *ShownPair._fields), lines, end="\r\n")

@@ -105,11 +105,6 @@ class Facts:
         return list(self.algorithms)
 
 
-def without_token(facts: Facts) -> dict[str, Any]:
-    """Return the public facts of a study."""
-    return {name: value for name, value in asdict(facts).items() if name != "token"}
-
-
 class ShownPair(NamedTuple):
     """A browser's report on a trial: how the pair was shown and answered. None if unknown (after a reload)."""
 
@@ -247,11 +242,8 @@ class Store:
 
     def image(self, pair: int, algorithm: int) -> bytes | None:
         """Return an image as it is served, or None; ``algorithm`` may be ``REAL``."""
-        with self._lock:
-            row = self._db.execute(
-                "SELECT png FROM image WHERE pair = ? AND algorithm = ?", (pair, algorithm)
-            ).fetchone()
-        return zlib.decompress(row[0]) if row else None
+        rows = self._fetch("SELECT png FROM image WHERE pair = ? AND algorithm = ?", pair, algorithm)
+        return zlib.decompress(rows[0][0]) if rows else None
 
     def join(self, identity: str, vision: str) -> int:
         """Add a participant, and return the number.
@@ -283,25 +275,19 @@ class Store:
 
     def participant(self, identity: str) -> Participant | None:
         """Return a participant by the secret in the link, or None."""
-        with self._lock:
-            row = self._db.execute("SELECT number, algorithm FROM participant WHERE id = ?", (identity,)).fetchone()
-            if row is None:
-                return None
-            waiting = self._db.execute(
-                "SELECT number, seen_at FROM trial WHERE participant = ? AND answered_at IS NULL "
-                "ORDER BY number LIMIT 1",
-                row[:1],
-            ).fetchone()
-        number, algorithm = row
-        trial, seen = waiting or (None, None)
-        return Participant(number, algorithm, trial, seen is not None)
+        rows = self._fetch(
+            "SELECT p.number, p.algorithm, t.number, t.seen_at FROM participant p LEFT JOIN trial t "
+            "ON t.participant = p.number AND t.answered_at IS NULL WHERE p.id = ? ORDER BY t.number LIMIT 1",
+            identity,
+        )
+        for number, algorithm, trial, seen_at in rows:
+            return Participant(number, algorithm, trial, seen_at is not None)
+        return None
 
     def trial(self, participant: int, number: int) -> StudyTrial:
         """Return a trial, which must exist."""
-        with self._lock:
-            pair, fake_first = self._db.execute(
-                "SELECT pair, fake_first FROM trial WHERE participant = ? AND number = ?", (participant, number)
-            ).fetchone()
+        query = "SELECT pair, fake_first FROM trial WHERE participant = ? AND number = ?"
+        ((pair, fake_first),) = self._fetch(query, participant, number)
         return StudyTrial(pair, bool(fake_first))
 
     def see(self, participant: int, number: int) -> bool:
@@ -318,9 +304,9 @@ class Store:
         """Save an answer. Return whether it was valid: the pair was shown, and has no answer yet."""
         now = self.clock()
         with self._transaction() as db:
+            reported = ", ".join(f"{name} = ?" for name in shown._fields)
             done = db.execute(
-                "UPDATE trial SET answered_at = ?, chose_first = ?, shown_ms = ?, frames = ?, longest_frame_ms = ?, "
-                "hidden = ?, response_ms = ?, layout = ?, side_px = ?, pixel_ratio = ? "
+                f"UPDATE trial SET answered_at = ?, chose_first = ?, {reported} "
                 "WHERE participant = ? AND number = ? AND seen_at IS NOT NULL AND answered_at IS NULL",
                 (now, chose_first, *shown, participant, number),
             )
@@ -335,28 +321,21 @@ class Store:
 
     def fooled(self, participant: int) -> int:
         """Return the number of colored images in scored trials that a participant took for real."""
-        with self._lock:
-            (count,) = self._db.execute(
-                "SELECT count(*) FROM trial WHERE participant = ? AND number >= ? AND chose_first != fake_first",
-                (participant, self.facts.practice),
-            ).fetchone()
-        return int(count)
+        query = "SELECT count(*) FROM trial WHERE participant = ? AND number >= ? AND chose_first != fake_first"
+        return int(self._fetch(query, participant, self.facts.practice)[0][0])
 
     def participants(self) -> list[tuple[int, bool]]:
         """Return the algorithm of each participant, and whether they finished."""
-        with self._lock:
-            rows = self._db.execute("SELECT algorithm, finished_at FROM participant ORDER BY number").fetchall()
-        return [(algorithm, finished is not None) for algorithm, finished in rows]
+        rows = self._fetch("SELECT algorithm, finished_at IS NOT NULL FROM participant ORDER BY number")
+        return [(algorithm, bool(finished)) for algorithm, finished in rows]
 
     def rows(self) -> list[AnswerRow]:
         """Return all answers, practice included, by participant and trial."""
-        with self._lock:
-            answers = self._db.execute(
-                "SELECT p.number, p.vision, p.algorithm, t.number, t.pair, t.fake_first, t.chose_first, t.seen_at, "
-                "t.answered_at, t.shown_ms, t.frames, t.longest_frame_ms, t.hidden, t.response_ms, t.layout, "
-                "t.side_px, t.pixel_ratio FROM trial t JOIN participant p ON p.number = t.participant "
-                "WHERE t.answered_at IS NOT NULL ORDER BY p.number, t.number"
-            ).fetchall()
+        answers = self._fetch(
+            "SELECT p.number, p.vision, p.algorithm, t.number, t.pair, t.fake_first, t.chose_first, t.seen_at, "
+            f"t.answered_at, {', '.join(ShownPair._fields)} FROM trial t JOIN participant p "
+            "ON p.number = t.participant WHERE t.answered_at IS NOT NULL ORDER BY p.number, t.number"
+        )
         nominal = self.facts.seconds * 1000
         rows = []
         for who, vision, algorithm, number, pair, fake_first, chose_first, seen_at, answered_at, *rest in answers:
@@ -369,13 +348,13 @@ class Store:
                 # A browser's time cannot be true if less time passed here.
                 and answered_at - seen_at >= (1 - _TIMING_OFF) * self.facts.seconds
             )
-            practice = number < self.facts.practice
-            sides = bool(fake_first), bool(chose_first)
-            row = AnswerRow(
-                who, vision, algorithm, number, practice, pair, *sides, seen_at, answered_at, shown, on_time
-            )
-            rows.append(row)
+            trial = number, number < self.facts.practice, pair, bool(fake_first), bool(chose_first)
+            rows.append(AnswerRow(who, vision, algorithm, *trial, seen_at, answered_at, shown, on_time))
         return rows
+
+    def _fetch(self, query: str, *values: Any) -> list[Any]:
+        with self._lock:
+            return self._db.execute(query, values).fetchall()
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

@@ -80,15 +80,10 @@ class Buckets:
         return 0 if passes else (1 - left) / self.rate.per_second
 
 
-class AddressLimit:
-    """Limits the requests of each address to a rate; see ``network``."""
-
-    def __init__(self, rate: RateLimit) -> None:
-        self._buckets = Buckets(rate)
-
-    def __call__(self, scope: Scope) -> float:
-        """Return seconds until the request may pass."""
-        return self._buckets.wait(client_of(scope))
+def limit_addresses(rate: RateLimit) -> Callable[[Scope], float]:
+    """Return a limit for ``Guard``: each address may send requests at this rate; see ``network``."""
+    buckets = Buckets(rate)
+    return lambda scope: buckets.wait(client_of(scope))
 
 
 class Guard:
@@ -115,7 +110,7 @@ class Guard:
         self.app, self.public = app, public
         self.names = {name.lower() for name in names}
         self.bodies = bodies or {}
-        self.limit = limit or AddressLimit(RateLimit(600, 60))
+        self.limit = limit or limit_addresses(RateLimit(600, 60))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""

@@ -140,15 +140,6 @@ def most() -> int:
     return MOST if files == resource.RLIM_INFINITY else min(MOST, max(_SPARE, files - _SPARE))
 
 
-def allow_files() -> None:
-    """Raise this process's limit of open files to what ``MOST`` needs, if possible: some systems start at 256."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MOST + _SPARE if hard == resource.RLIM_INFINITY else min(MOST + _SPARE, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
 class PageServer(uvicorn.Server):
     """Serves an application until a signal.
 
@@ -237,6 +228,11 @@ def serve(app: ASGIApp, listener: socket.socket, behind_proxy: bool = False) -> 
     Returns:
         The signal, for ``exit_with``.
     """
-    allow_files()
+    # Raise this process's limit of open files to what MOST needs, if possible: some systems start at 256.
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST + _SPARE if hard == resource.RLIM_INFINITY else min(MOST + _SPARE, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     with listener:
         return run_server(PageServer(app, behind_proxy), listener)

@@ -18,7 +18,7 @@ from starlette.routing import Route
 from waits import PATIENCE
 
 from pretext.errors import UserError
-from pretint.apps.web.security import HEADERS, AddressLimit, Buckets, Guard, RateLimit, names_here
+from pretint.apps.web.security import HEADERS, Buckets, Guard, RateLimit, limit_addresses, names_here
 from pretint.apps.web.sockets import address_of, open_listener
 
 
@@ -173,7 +173,7 @@ def test_many_clients_take_bounded_memory_and_one_household_is_one() -> None:
         buckets.wait(str(client))
     assert len(buckets._left) <= 4096
 
-    limit = AddressLimit(RateLimit(1, 0.001))
+    limit = limit_addresses(RateLimit(1, 0.001))
 
     def asks(address: str) -> int | None:
         return 429 if limit({"type": "http", "client": (address, 1)}) else None
@@ -188,7 +188,7 @@ def test_many_clients_take_bounded_memory_and_one_household_is_one() -> None:
 def test_addresses_behind_a_proxy(behind_proxy: bool) -> None:
     """Only a proxy is believed about them, and only as to what it adds itself: the last one."""
     app = Starlette(routes=[Route("/", length)])
-    with serve_app(lambda address: Guard(app, set(), limit=AddressLimit(RateLimit(1, 0.001))), behind_proxy) as site:
+    with serve_app(lambda address: Guard(app, set(), limit=limit_addresses(RateLimit(1, 0.001))), behind_proxy) as site:
         said = ["10.0.0.1", "10.0.0.2", "10.0.0.3, 10.0.0.1", "no address", "x" * 5000, "2001:db8::1", "2001:db8::2"]
         statuses = [site.ask("/", x_forwarded_for=addresses).status for addresses in said]
     assert statuses == ([200, 200, 429, 200, 429, 200, 429] if behind_proxy else [200] + [429] * 6)
