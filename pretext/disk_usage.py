@@ -75,9 +75,9 @@ def pretrain_disk(settings: PretrainSettings) -> DiskUsage:
     journal_size, events_size = estimate_records(
         training, settings.machine, 0 if settings.objective.supervised else settings.objective.bins
     )
-    validations = count_validations(training, settings.machine)
+    validations = count_due(training.steps, settings.machine.evaluate_every)
     settings_size = len(yaml.safe_dump(to_plain(settings), sort_keys=False).encode())
-    checkpoints, passing = checkpoint_parts(first, later, count_checkpoints(training, settings.machine))
+    checkpoints, passing = checkpoint_parts(first, later, count_due(training.steps, settings.machine.checkpoint_every))
     samples = (("samples", validations * sheet),) if sheet else ()
     mirror = "TensorBoard, with a copy of the samples" if sheet else "TensorBoard"
     written = (("journal and settings", journal_size + settings_size), (mirror, events_size + validations * sheet))
@@ -91,14 +91,9 @@ def pretrain_disk(settings: PretrainSettings) -> DiskUsage:
     return DiskUsage(lasting, passing, parts, tuple(notes))
 
 
-def count_validations(training: TrainingSettings, machine: MachineSettings) -> int:
-    """Return the number of validations: before the first step, then every so many steps and at the end."""
-    return 1 + math.ceil(training.steps / machine.evaluate_every)
-
-
-def count_checkpoints(training: TrainingSettings, machine: MachineSettings) -> int:
-    """Return how often a checkpoint is written: before the first step, then every so many steps and at the end."""
-    return 1 + math.ceil(training.steps / machine.checkpoint_every)
+def count_due(steps: int, every: int) -> int:
+    """Return how often a validation or a checkpoint is due: before the first step, every so many steps, at the end."""
+    return 1 + math.ceil(steps / every)
 
 
 def checkpoint_parts(first: int, later: int, saves: int) -> tuple[tuple[tuple[str, int], ...], int]:
@@ -187,7 +182,7 @@ def estimate_records(training: TrainingSettings, machine: MachineSettings, bins:
         machine: gives the number of validations.
         bins: number of color bins: each validation writes a number per bin, to the journal only.
     """
-    validations = count_validations(training, machine)
+    validations = count_due(training.steps, machine.evaluate_every)
     records = training.steps + training.steps // LOG_EVERY + validations
     return _LINE * records + _BIN * bins * validations, _EVENT * records
 

@@ -16,8 +16,7 @@ from pretext.data import open_labeled
 from pretext.data.batches import Batch, TrainDataset, batches
 from pretext.disk_usage import (
     KEPT,
-    count_checkpoints,
-    count_validations,
+    count_due,
     estimate_records,
     estimates_prior,
     health_record,
@@ -126,12 +125,12 @@ class Plan:
     @property
     def validations(self) -> int:
         """The number of validations: before the first step, then every so many steps and at the end."""
-        return count_validations(self.settings.training, self.settings.machine)
+        return count_due(self.settings.training.steps, self.settings.machine.evaluate_every)
 
     @property
     def saves(self) -> int:
         """The number of checkpoints that are written."""
-        return count_checkpoints(self.settings.training, self.settings.machine)
+        return count_due(self.settings.training.steps, self.settings.machine.checkpoint_every)
 
     @property
     def seconds(self) -> tuple[float, float]:
@@ -258,7 +257,7 @@ def plan(settings: PretrainSettings) -> Plan:
         workers=workers,
         sheet=sheet,
         journal=journal_size,
-        tensorboard=events_size + count_validations(settings.training, settings.machine) * sheet,
+        tensorboard=events_size + count_due(settings.training.steps, settings.machine.evaluate_every) * sheet,
         notes=tuple(notes),
     )
 

@@ -92,7 +92,7 @@ def pretrain(run: Path, settings: PretrainSettings) -> ExitStatus:
         def check(checkpoint: Path, state: dict[str, Any]) -> None:
             check_state(run, state, resumed=True)
             check_contract(run, settings, state)
-            check_images(run, state, settings, images)
+            check_images(run, state, images)
 
         free = roles.names(PretrainSettings, "machine")
         if isinstance(settings.data.source, str):  # it may move, as its digest is checked; the weights of several count
@@ -119,12 +119,10 @@ def pretrain(run: Path, settings: PretrainSettings) -> ExitStatus:
             )
 
 
-def check_images(run: Path, state: dict[str, Any], settings: PretrainSettings, images: RecipeImages) -> None:
+def check_images(run: Path, state: dict[str, Any], images: RecipeImages) -> None:
     """Raise a ``UserError`` if the images or labels are not those that the run began with."""
-    moved = state["settings"]["data"].get("source") != to_plain(settings)["data"]["source"]
-    if not images.same_as(state["data"]) or (moved and "seen" not in state["data"]):
-        same = images.same_as({**state["data"], "labels": images.contents.get("labels")})
-        what = "labels" if same else "images"
+    if images.contents != state["data"]:
+        what = "labels" if images.contents == {**state["data"], "labels": images.contents.get("labels")} else "images"
         raise UserError(
             f"{images.name}: the {what} changed since the run {run} began ({state['data']['images']} images "
             f"then, {images.contents['images']} now); restore them, or choose a new folder for the run"

@@ -71,14 +71,11 @@ def check_state(origin: Path, state: dict[str, Any], resumed: bool = False) -> N
     if resumed:
         kinds |= {"optimizer": dict, "data": dict, "precision": str}
     wrong = [name for name, kind in kinds.items() if not isinstance(state.get(name), kind)]
-    class_branch = state.get("class_branch", [])
-    if not isinstance(class_branch, list) or not all(isinstance(name, str) for name in class_branch):
-        wrong.append("class_branch")
-    if "classes" in state:  # it learns labels, not colors
-        classes = state["classes"]
-        if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
-            wrong.append("classes")
-    else:
+    for part in ("class_branch", "classes"):
+        names = state.get(part, [])
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            wrong.append(part)
+    if "classes" not in state:  # else it learns labels, not colors
         prior = state["color"].get("prior") if "color" not in wrong else None
         if not isinstance(prior, Tensor) or prior.ndim != 1 or not float(prior.sum()) > 0:
             wrong.append("prior")

@@ -166,10 +166,6 @@ class RecipeImages:
     classes: list[str] = field(default_factory=list)
     """Names of the classes, by label; empty if no labels are learned."""
 
-    def same_as(self, contents: dict[str, Any]) -> bool:
-        """Whether a checkpoint is of the same images; older ones have no digest of pixels ("seen")."""
-        return {key: value for key, value in self.contents.items() if key != "seen" or key in contents} == contents
-
     def samples(self, settings: PretrainSettings, workers: int | None = None) -> TrainDataset:
         """Return the training crops of a run. Workers share machine.cache; without ``workers`` there is no cache."""
         shared_by = max(1, workers or 0) * distributed.local_world_size()

@@ -86,7 +86,7 @@ def replay(folder: Path, settings: ReplaySettings) -> Replay:
     check_state(folder, state, resumed=True)
     check_contract(folder, recipe, state)
     images = open_images(recipe)
-    if not images.same_as(state["data"]):
+    if images.contents != state["data"]:
         raise UserError(f"{images.name}: the images changed since the run; restore them")
     place = choose_compute(settings.machine.device, state["precision"], settings.machine.workers)
     network = on_place(build_network(recipe, state["color"].get("prior"), images.classes), recipe, place)

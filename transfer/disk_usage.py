@@ -12,8 +12,7 @@ from pretext.disk_usage import (
     DiskUsage,
     checkpoint_parts,
     checkpoint_size,
-    count_checkpoints,
-    count_validations,
+    count_due,
     estimate_records,
 )
 from pretext.engine.device import ComputeConfig, pick_device, pick_precision, versions
@@ -78,7 +77,7 @@ def finetune_disk(name: str, networks: Sequence[str], settings: FinetuneSettings
     assert type(settings) is TASKS[name].settings, name
     task, place = open_task(settings), ComputeConfig(torch.device("cpu"), "fp32", 0)
     training, machine = settings.training, settings.machine
-    looks = count_validations(training, machine)
+    looks = count_due(training.steps, machine.evaluate_every)
     line, event = estimate_records(training, machine)
     parts: list[tuple[str, int]] = []
     notes: list[str] = []
@@ -97,7 +96,7 @@ def finetune_disk(name: str, networks: Sequence[str], settings: FinetuneSettings
         }
         network = run.build_network(place, fresh=False)
         first, later = (checkpoint_size(network, training, metadata, begun) for begun in (False, True))
-        checkpoints, more = checkpoint_parts(first, later, count_checkpoints(training, machine))
+        checkpoints, more = checkpoint_parts(first, later, count_due(training.steps, machine.checkpoint_every))
         # Runs are trained one after the other, so only one at a time has one more checkpoint.
         parts += [(f"{title}: {part}", count) for part, count in checkpoints[:-1]]
         passing = max(passing, more)
