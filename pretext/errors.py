@@ -51,3 +51,8 @@ class RankGone(UserError):
 
 class ReportedElsewhere(UserError):
     """An error that another process of the same run reports: this process ends without a message."""
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's message in one line, without its period; the error's type if the message is empty."""
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

@@ -12,7 +12,7 @@ from pretext.data.list_file import open_list
 from pretext.data.shards import LabeledShards, Shards, names_shards
 from pretext.data.source import ImageDataset, LabeledDataset
 from pretext.data.torchvision_sets import open_torchvision
-from pretext.data.voc import open_voc
+from pretext.data.voc import open_part
 from pretext.errors import UserError
 from pretext.plugins import Registry
 
@@ -31,7 +31,13 @@ __all__ = [
     "open_labeled",
 ]
 
-_BUILTIN = ("bundled", "torchvision", "hf", "voc", "list")
+_OPENERS: dict[str, Callable[[str], LabeledDataset]] = {
+    "torchvision": open_torchvision,
+    "hf": open_hugging_face,
+    "voc": open_part,
+    "list": open_list,
+}
+_BUILTIN = ("bundled", *_OPENERS)
 
 DATASETS: Registry[Callable[[str, bool], ImageDataset]] = Registry("source", {}, is_reserved=_BUILTIN.__contains__)
 """Sources that plugins add: for ``NAME:REST``, NAME -> a function of REST and of whether labels are needed."""
@@ -74,10 +80,11 @@ def _open(name: str, labeled: bool) -> ImageDataset:
         if rest not in ("train", "test") and colon:
             raise UserError(f"{name}: no such part; use bundled:train or bundled:test")
         return Bundled("test" if rest == "test" else "train")
-    for opener in (open_torchvision, open_hugging_face, open_voc, open_list):
-        source: ImageDataset | None = opener(name, labeled)
-        if source is not None:
-            return source
+    if colon and kind in _OPENERS:
+        opened = _OPENERS[kind](name)
+        if labeled:  # both raise if there are none
+            assert len(opened.labels) == len(opened) and opened.classes, name
+        return opened
     if kind in DATASETS:
         source = DATASETS[kind](rest, labeled)
         if not isinstance(source, ImageDataset):

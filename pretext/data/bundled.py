@@ -25,15 +25,8 @@ from pretext.errors import UserError
 from pretext.files import write_png
 
 NAMES = (
-    "astronaut",
-    "chelsea",
-    "coffee",
-    "hubble_deep_field",
-    "immunohistochemistry",
-    "motorcycle",
-    "retina",
-    "rocket",
-)
+    "astronaut", "chelsea", "coffee", "hubble_deep_field", "immunohistochemistry", "motorcycle", "retina", "rocket",
+)  # fmt: skip
 """The photographs, in the order of their labels."""
 
 _TEST_SHARE = 0.43  # the least with four columns of 48-pixel test tiles in chelsea, the smallest

@@ -12,22 +12,37 @@ All files are decoded here. Where a format leaves a choice, these are the rules:
 - An EXIF block that cannot be read is ignored. The first of several frames is used.
 """
 
+import contextlib
+from collections.abc import Sequence
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, Any, cast
 
 import numpy as np
 import PIL
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, ImageMode, TiffImagePlugin, UnidentifiedImageError
 
-from pretext.data.formats import open_image, why_unidentified
+from pretext.data.formats import ENDINGS, FORMATS, HEIF_HINT, KNOWN
 from pretext.errors import ImageError
 
 DECODER: str = f"pillow {PIL.__version__}"
 """The decoder and its version. Runs record it, because another decoder gives slightly different pixels."""
 
+_BUILTIN = tuple(name for name in FORMATS if name != "HEIF")
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_MAGIC = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG": "PNG",
+    b"RIFF": "WebP",
+    b"BM": "BMP",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"GIF8": "GIF",
+    b"\0\0\0\x0cjP  ": "JPEG 2000",
+    b"\xff\x4f\xff\x51": "JPEG 2000",
+}
 _BYTES_A_PIXEL = 12  # Pillow needs 4; the rest is for a rotated or converted copy, and buffers
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -75,18 +90,11 @@ def decode(data: bytes, key: str, shorter: int | None = None) -> Image.Image:
             upright.info.clear()  # or saving it would write the profile and orientation of the file
             return upright
     except Exception as problem:  # Pillow raises many types of error for damaged bytes
-        if isinstance(problem, MemoryError) and _is_memory_short(pixels):
-            raise  # if it was skipped, a run would depend on the free memory
+        if isinstance(problem, MemoryError):
+            # If memory is too small for any image of so many pixels, this raises again, because this file is not at
+            # fault: if it was skipped, a run would depend on the free memory.
+            bytearray(_BYTES_A_PIXEL * pixels)
         raise ImageError(key, _reason(problem, data)) from problem
-
-
-def _is_memory_short(pixels: int) -> bool:
-    """Whether memory is too small for any image of so many pixels, so that this file is not at fault."""
-    try:
-        bytearray(_BYTES_A_PIXEL * pixels)
-    except MemoryError:
-        return True
-    return False
 
 
 def size_of(path: Path, key: str) -> tuple[int, int]:
@@ -174,3 +182,60 @@ def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     cube = np.stack(np.meshgrid(steps, steps, steps), -1).reshape(1, -1, 3)
     difference = np.asarray(ImageCms.applyTransform(Image.fromarray(cube), transform)).astype(int) - cube
     return transform if np.abs(difference).max() > 2 else None
+
+
+def open_image(file: Path | IO[bytes], formats: Sequence[str] = ()) -> Image.Image:
+    """Open an image with Pillow by its content, not by its name; only its head is read.
+
+    Args:
+        file: a path, or a file that is open at its beginning.
+        formats: keys of ``FORMATS``; all by default.
+
+    Raises:
+        UnidentifiedImageError: it has none of the formats.
+        Exception: it is damaged; many types are possible.
+    """
+    builtin = [name for name in formats or _BUILTIN if name != "HEIF"]
+    try:
+        return Image.open(file, formats=builtin)
+    except UnidentifiedImageError:
+        if isinstance(file, Path):
+            with file.open("rb") as stream:
+                head = stream.read(32)
+        else:
+            file.seek(0)
+            head = file.read(32)
+        if (formats and "HEIF" not in formats) or not is_heif(head) or not _can_read_heif():
+            raise
+        return Image.open(file, formats=("HEIF",))
+
+
+def is_heif(head: bytes) -> bool:
+    """Whether ``head``, the first bytes of a file, are those of HEIF: most are photographs from phones."""
+    return head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS
+
+
+def why_unidentified(head: bytes) -> str:
+    """Return a message for the user on why a file has none of the formats.
+
+    Args:
+        head: the first bytes of the file, at least 32 if it has as many.
+    """
+    if is_heif(head) and not _can_read_heif():
+        return f"is a HEIF image (.heic), which needs pillow-heif: {HEIF_HINT}"
+    name = next((name for magic, name in _MAGIC.items() if head.startswith(magic)), None)
+    if head[4:8] == b"ftyp":
+        name = "AVIF" if head[8:12] in (b"avif", b"avis") else "HEIF" if is_heif(head) else None
+    if name:
+        return f"damaged: begins like a{'n' * (name == 'AVIF')} {name} file, but its header cannot be read"
+    return "not an image: no known format"
+
+
+def _can_read_heif() -> bool:
+    with contextlib.suppress(ImportError):
+        if ENDINGS is KNOWN:
+            from pillow_heif import register_heif_opener
+
+            register_heif_opener()
+            return True
+    return False

@@ -6,15 +6,11 @@ The files that a listing leaves out are counted by kind and reported in one line
 systems, cameras and photo servers make are left out at any depth below the path that a user gives.
 """
 
-import contextlib
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.util import find_spec
-from pathlib import Path
-from typing import IO, Any, AnyStr
-
-from PIL import Image, UnidentifiedImageError
+from typing import Any, AnyStr
 
 from pretext.engine import distributed
 from pretext.engine.progress import say
@@ -44,20 +40,7 @@ ENDINGS = KNOWN if find_spec("pillow_heif") else tuple(ending for ending in KNOW
 USUAL = ".jpg .png .webp .tif .bmp .gif .ppm .jp2 .avif .heic"
 """The endings that messages name; the others are in docs/data.md."""
 
-_BUILTIN = tuple(name for name in FORMATS if name != "HEIF")
 _ENDINGS = tuple(ending.encode() for ending in ENDINGS)
-_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-_MAGIC = {
-    b"\xff\xd8\xff": "JPEG",
-    b"\x89PNG": "PNG",
-    b"RIFF": "WebP",
-    b"BM": "BMP",
-    b"II*\0": "TIFF",
-    b"MM\0*": "TIFF",
-    b"GIF8": "GIF",
-    b"\0\0\0\x0cjP  ": "JPEG 2000",
-    b"\xff\x4f\xff\x51": "JPEG 2000",
-}
 
 _SYSTEM = (
     "@eaDir", "#recycle", "#snapshot", "@tmp",  # Synology
@@ -92,63 +75,6 @@ def ending_of(name: AnyStr) -> AnyStr:
 def is_image_name(name: bytes) -> bool:
     """Whether a file of this name counts as an image."""
     return name.lower().endswith(_ENDINGS)  # the usual endings come first, for speed: a scan calls this a million times
-
-
-def open_image(file: Path | IO[bytes], formats: Sequence[str] = ()) -> Image.Image:
-    """Open an image with Pillow by its content, not by its name; only its head is read.
-
-    Args:
-        file: a path, or a file that is open at its beginning.
-        formats: keys of ``FORMATS``; all by default.
-
-    Raises:
-        UnidentifiedImageError: it has none of the formats.
-        Exception: it is damaged; many types are possible.
-    """
-    builtin = [name for name in formats or _BUILTIN if name != "HEIF"]
-    try:
-        return Image.open(file, formats=builtin)
-    except UnidentifiedImageError:
-        if isinstance(file, Path):
-            with file.open("rb") as stream:
-                head = stream.read(32)
-        else:
-            file.seek(0)
-            head = file.read(32)
-        if (formats and "HEIF" not in formats) or not is_heif(head) or not _can_read_heif():
-            raise
-        return Image.open(file, formats=("HEIF",))
-
-
-def is_heif(head: bytes) -> bool:
-    """Whether ``head``, the first bytes of a file, are those of HEIF: most are photographs from phones."""
-    return head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS
-
-
-def why_unidentified(head: bytes) -> str:
-    """Return a message for the user on why a file has none of the formats.
-
-    Args:
-        head: the first bytes of the file, at least 32 if it has as many.
-    """
-    if is_heif(head) and not _can_read_heif():
-        return f"is a HEIF image (.heic), which needs pillow-heif: {HEIF_HINT}"
-    name = next((name for magic, name in _MAGIC.items() if head.startswith(magic)), None)
-    if head[4:8] == b"ftyp":
-        name = "AVIF" if head[8:12] in (b"avif", b"avis") else "HEIF" if is_heif(head) else None
-    if name:
-        return f"damaged: begins like a{'n' * (name == 'AVIF')} {name} file, but its header cannot be read"
-    return "not an image: no known format"
-
-
-def _can_read_heif() -> bool:
-    with contextlib.suppress(ImportError):
-        if ENDINGS is KNOWN:
-            from pillow_heif import register_heif_opener
-
-            register_heif_opener()
-            return True
-    return False
 
 
 def system_name(name: bytes) -> str | None:

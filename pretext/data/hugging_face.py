@@ -23,9 +23,8 @@ from PIL import Image
 from pretext.data.decode import decode
 from pretext.data.duplicates import stamp_files
 from pretext.data.source import UNLABELED, LabeledDataset, check_labels, compose, compose_classes, digest_of_keys
-from pretext.errors import ImageError, UserError
+from pretext.errors import ImageError, UserError, one_line
 
-PREFIX = "hf:"
 _PART = r"[^:\[\]()+]+(?:\[[^\[\]]*\])?(?:\([^()]*\))?"
 _NAME = re.compile(rf"hf:(?P<data>[^:]+):(?:(?P<config>[^:]+):)?(?P<split>{_PART}(?:\+{_PART})*)")
 _LOCAL = "hf:FOLDER:SPLIT with a folder that save_to_disk wrote, or hf:FILE.parquet:SPLIT"
@@ -34,21 +33,18 @@ _BYTES = ("binary", "large_binary")
 _WHOLE = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool", "string", "large_string")
 
 
-def open_hugging_face(name: str, labeled: bool) -> LabeledDataset | None:
-    """Open a dataset in Hugging Face's formats; return None if the name is of another kind.
+def open_hugging_face(name: str) -> LabeledDataset:
+    """Open a dataset in Hugging Face's formats.
 
     Args:
         name: ``hf:DATA:SPLIT`` or ``hf:DATA:CONFIG:SPLIT``. DATA is a folder that ``save_to_disk`` wrote, a
             parquet file, a folder of those, or a name on the hub. SPLIT may have slices and sums, as in the
             library: ``train[:70%]``, ``train[-5:]``, ``train+test``.
-        labeled: whether every image must have a label.
 
     Raises:
-        UserError: there is no such dataset, configuration or split, the hub cannot be reached, there is no column of
-            images, or labels are needed and missing.
+        UserError: there is no such dataset, configuration or split, the hub cannot be reached, or there is no column of
+            images.
     """
-    if not name.startswith(PREFIX):
-        return None
     parts = _NAME.fullmatch(name)
     if not parts:
         raise UserError(f"{name}: write hf:DATA:SPLIT or hf:DATA:CONFIG:SPLIT, such as hf:imagenet-1k:train")
@@ -60,18 +56,8 @@ def open_hugging_face(name: str, labeled: bool) -> LabeledDataset | None:
     table = _load_split(datasets, name, data, config, split)
     if not len(table):
         raise UserError(f"{name}: the split is empty; give another")
-    images = table.select_columns([find_image_column(name, table.features)])
-    label = find_label_column(table.features)
-    if labeled and label is None:
-        raise UserError(
-            f"{name}: no column of labels (of type ClassLabel, or of integers or texts with the name label); there "
-            f'are {", ".join(table.features)}; make one with dataset.class_encode_column("COLUMN")'
-        )
     prefix = "/".join(filter(None, [Path(data).name, config, split]))
-    source = HuggingFace(name, images, prefix, table.select_columns([label]) if label else None)
-    if labeled:
-        assert len(source.labels) == len(source), name  # raises if there are none
-    return source
+    return HuggingFace(name, table, prefix)
 
 
 class HuggingFace:
@@ -79,14 +65,15 @@ class HuggingFace:
 
     Args:
         name: as the user wrote it.
-        images: a ``datasets.Dataset`` of one column: see ``find_image_column``.
+        table: a ``datasets.Dataset``, see ``find_image_column`` and ``find_label_column``.
         prefix: the first part of all keys.
-        labels: a ``datasets.Dataset`` of one column of labels, or None.
     """
 
-    def __init__(self, name: str, images: Any, prefix: str, labels: Any) -> None:
-        self._name, self._prefix = name, prefix
-        self._images, self._labels = images, labels
+    def __init__(self, name: str, table: Any, prefix: str) -> None:
+        self._name, self._prefix, self._columns = name, prefix, ", ".join(table.features)
+        self._images = table.select_columns([find_image_column(name, table.features)])
+        label = find_label_column(table.features)
+        self._labels = table.select_columns([label]) if label else None
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -140,6 +127,11 @@ class HuggingFace:
         Raises:
             UserError: there are none.
         """
+        if self._labels is None:
+            raise UserError(
+                f"{self._name}: no column of labels (of type ClassLabel, or of integers or texts with the name label); "
+                f'there are {self._columns}; make one with dataset.class_encode_column("COLUMN")'
+            )
         return check_labels(self._name, self._encoded[0].tolist(), self.classes)
 
     @cached_property
@@ -201,12 +193,12 @@ def _load_split(datasets: Any, name: str, data: str, config: str | None, split: 
         raise
     except (ConnectionError, TimeoutError) as problem:
         raise UserError(
-            f"{name}: the hub cannot be reached ({_line(problem)}), and there is no local copy of {data}; "
+            f"{name}: the hub cannot be reached ({one_line(problem)}), and there is no local copy of {data}; "
             f"try again, or give a local dataset: {_LOCAL}"
         ) from problem
     except Exception as problem:  # the library passes on all errors of its readers and of the network
         hint = f"; or give a local copy: {_LOCAL}" if not exists else ""
-        raise UserError(f"{name}: {_line(problem)}{hint}") from problem
+        raise UserError(f"{name}: {one_line(problem)}{hint}") from problem
 
 
 def _split_names(split: str) -> list[str]:
@@ -226,10 +218,6 @@ def _require_no_config(name: str, config: str | None, known: str | None) -> None
     if config not in (None, known):
         others = f"its only one is {known}" if known else "it has none"
         raise UserError(f"{name}: no configuration {config}: {others}; leave it out")
-
-
-def _line(problem: Exception) -> str:
-    return " ".join(str(problem).split()).rstrip(".") or type(problem).__name__
 
 
 def find_image_column(name: str, features: Mapping[str, Any]) -> str:

@@ -33,28 +33,20 @@ _DIGITS = 6  # of a label: a longer number is not a label
 _CHECKED = 8  # images
 
 
-def open_list(name: str, labeled: bool) -> "ListedFiles | None":
-    """Open the images that a list names; return None if the name is of another kind.
+def open_list(name: str) -> "ListedFiles":
+    """Open the images that a list names.
 
     Args:
         name: ``list:FILE:FOLDER``: the list (its path must have no colon), and the folder that its paths start from.
-        labeled: whether every image must have a label.
 
     Raises:
         UserError: there is no such file or folder, the list is empty, a line is not an image or leads out of the
-            folder, an image is listed twice, none of the images exists, or labels are needed and missing.
+            folder, an image is listed twice, or none of the images exists.
     """
-    if not name.startswith(PREFIX):
-        return None
     file, _, folder = name.removeprefix(PREFIX).partition(":")
     if not file or not folder:
         raise UserError(f"{name}: {_GRAMMAR}")
-    source = ListedFiles(
-        name, _resolve(name, file, "file", stat.S_ISREG), _resolve(name, folder, "folder", stat.S_ISDIR)
-    )
-    if labeled:
-        assert len(source.labels) == len(source), name  # raises if there are none
-    return source
+    return ListedFiles(name, _resolve(name, file, "file", stat.S_ISREG), _resolve(name, folder, "folder", stat.S_ISDIR))
 
 
 class ListedFiles(Files):
@@ -159,7 +151,9 @@ class _Lines:
     def __init__(self, name: str, file: Path) -> None:
         self._name, self._file = name, file
         blob, ends, labels, hashes = bytearray(), array("q", [0]), array("i"), array("q")
-        classes = _Classes()
+        label_of: dict[bytes, int] = {}
+        folder_of: dict[int, bytes] = {}
+        is_one_to_one = True  # folders and labels
         kind: tuple[bool, bool] | None = None
         for number, line in enumerate(self._read(), 1):
             if not (text := line.strip()):
@@ -194,10 +188,15 @@ class _Lines:
             hashes.append(hash(path))
             if label is not None:
                 labels.append(label)
-                classes.add(path, label)
+                if is_one_to_one:
+                    folder = path.rpartition(b"/")[0]
+                    if not folder.isascii():
+                        folder = compose(os.fsdecode(folder)).encode("utf-8", "surrogateescape")
+                    same = label_of.setdefault(folder, label) == label and folder_of.setdefault(label, folder) == folder
+                    is_one_to_one = same and bool(folder)
         self.paths = Paths(np.frombuffer(blob, np.uint8), np.frombuffer(ends, np.int64))
         self.labels = np.frombuffer(labels, np.int32) if kind and kind[0] else None
-        self.folders = classes.folders
+        self.folders = folder_of if is_one_to_one else {}
         """Label -> folder of its images; empty if these do not determine each other."""
         self.hashes = np.frombuffer(hashes, np.int64)
         """Hashes of the paths."""
@@ -221,25 +220,6 @@ class _Lines:
     def _raise_for_line(self, number: int, text: bytes, what: str) -> NoReturn:
         shown = readable(text[:80]) + "..." * (len(text) > 80)
         raise UserError(f"{self._name}: line {number} of {self._file} {what}: {shown}")
-
-
-class _Classes:
-    """The folder of the images of each label, if folders and labels correspond one to one."""
-
-    def __init__(self) -> None:
-        self.folders: dict[int, bytes] = {}
-        self._labels: dict[bytes, int] = {}
-        self._apart = True
-
-    def add(self, path: bytes, label: int) -> None:
-        if not self._apart:
-            return
-        folder = path.rpartition(b"/")[0]
-        if not folder.isascii():
-            folder = compose(os.fsdecode(folder)).encode("utf-8", "surrogateescape")
-        known = self._labels.setdefault(folder, label) == label and self.folders.setdefault(label, folder) == folder
-        if not known or not folder:
-            self._apart, self.folders = False, {}
 
 
 def _resolve(name: str, text: str, what: str, is_right: Callable[[int], bool]) -> Path:

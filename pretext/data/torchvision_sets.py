@@ -24,7 +24,7 @@ from pretext.data.folder import ClassFolder, Files
 from pretext.data.scan import Paths
 from pretext.data.source import LabeledDataset, check_labels, compose_classes, digest_of_keys
 from pretext.engine.checkpoint import check_content
-from pretext.errors import UserError
+from pretext.errors import UserError, one_line
 
 PREFIX = "torchvision:"
 _GRAMMAR = "write torchvision:SET:PART:FOLDER, such as torchvision:CIFAR10:train:/data"
@@ -32,20 +32,17 @@ _REFUSED = {"LSUN", "LSUNClass", "FakeData", "ImageFolder", "DatasetFolder", "Vi
 _LISTS = ("samples", "imgs", "_samples", "_image_files", "_images")
 
 
-def open_torchvision(name: str, labeled: bool) -> LabeledDataset | None:
-    """Open a dataset of torchvision; return None if the name is of another kind.
+def open_torchvision(name: str) -> LabeledDataset:
+    """Open a dataset of torchvision.
 
     Args:
         name: ``torchvision:SET:PART:FOLDER``: a class of ``torchvision.datasets``, its name of the split
             (``train`` or ``test`` if it only has an option ``train``; empty if there is none), and
             its root folder. ``val-256`` and similar parts are the small images of Places365.
-        labeled: whether every image must have a label.
 
     Raises:
-        UserError: there is no such set or part, files are missing or damaged, or labels are needed and missing.
+        UserError: there is no such set or part, or files are missing or damaged.
     """
-    if not name.startswith(PREFIX):
-        return None
     kind, part, folder = [*name.removeprefix(PREFIX).split(":", 2), "", ""][:3]
     if not kind or not folder:
         raise UserError(f"{name}: {_GRAMMAR}; leave PART empty if the dataset has only one")
@@ -72,15 +69,10 @@ def open_torchvision(name: str, labeled: bool) -> LabeledDataset | None:
         exists = False
     if not exists:
         raise UserError(f"{name}: no folder {folder}; {_how_to_get(kind, maker, folder)}")
-    source: LabeledDataset
     if kind == "ImageNet":
-        source = ImageNetFolder(name, root, part)
-    else:
-        dataset = _open_dataset(name, kind, maker, root, part)
-        source = _wrap_dataset(name, dataset, root, part, f"{kind}/{part}" if part else kind)
-    if labeled:  # both raise if there are none
-        assert source.classes and len(source.labels) == len(source), name
-    return source
+        return ImageNetFolder(name, root, part)
+    dataset = _open_dataset(name, kind, maker, root, part)
+    return _wrap_dataset(name, dataset, root, part, f"{kind}/{part}" if part else kind)
 
 
 class ImageNetFolder(ClassFolder):
@@ -116,9 +108,9 @@ class ImageNetFolder(ClassFolder):
             return [f"{wnid} {', '.join(words[wnid])}" for wnid in ids]
         except Exception as problem:  # torch.load raises many types of error for a damaged file
             raise UserError(
-                f"{self._name}: the names of the classes cannot be read from {self._meta}/meta.bin ({_line(problem)}); "
-                "put ILSVRC2012_devkit_t12.tar.gz there, from which torchvision makes it; or give the folder "
-                f"{self.root}: then the classes are WordNet ids"
+                f"{self._name}: the names of the classes cannot be read from {self._meta}/meta.bin "
+                f"({one_line(problem)}); put ILSVRC2012_devkit_t12.tar.gz there, from which torchvision makes it; or "
+                f"give the folder {self.root}: then the classes are WordNet ids"
             ) from problem
 
 
@@ -219,12 +211,14 @@ def _open_dataset(name: str, kind: str, maker: Any, root: Path, part: str) -> An
         return maker(str(root), **options)
     except ValueError as problem:
         if "argument split" not in str(problem):
-            raise UserError(f"{name}: torchvision cannot read it: {_line(problem)}") from problem
-        raise UserError(f"{name}: {kind} has no part {part!r}: {_line(problem)}") from problem
+            raise UserError(f"{name}: torchvision cannot read it: {one_line(problem)}") from problem
+        raise UserError(f"{name}: {kind} has no part {part!r}: {one_line(problem)}") from problem
     except (RuntimeError, FileNotFoundError) as problem:  # missing, or with a wrong checksum
-        raise UserError(f"{name}: {_line(problem)}; {_how_to_get(kind, maker, str(root))}") from problem
+        raise UserError(f"{name}: {one_line(problem)}; {_how_to_get(kind, maker, str(root))}") from problem
     except Exception as problem:  # it raises many types of error for damaged files
-        raise UserError(f"{name}: torchvision cannot read it: {type(problem).__name__}: {_line(problem)}") from problem
+        raise UserError(
+            f"{name}: torchvision cannot read it: {type(problem).__name__}: {one_line(problem)}"
+        ) from problem
 
 
 def _how_to_get(kind: str, maker: Any, root: str) -> str:
@@ -285,7 +279,3 @@ def _labels_of(dataset: Any) -> Sequence[Any]:
         if labels is not None and len(labels) == len(dataset):
             return [int(label) if label is not None else None for label in labels]
     return [None] * len(dataset)
-
-
-def _line(problem: Exception) -> str:
-    return " ".join(str(problem).split()).rstrip(".") or type(problem).__name__

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, NoReturn
-from xml.parsers import expat
+from xml.etree import ElementTree
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,27 +25,9 @@ from pretext.data.scan import Paths
 from pretext.errors import UserError
 
 CLASSES = (
-    "aeroplane",
-    "bicycle",
-    "bird",
-    "boat",
-    "bottle",
-    "bus",
-    "car",
-    "cat",
-    "chair",
-    "cow",
-    "diningtable",
-    "dog",
-    "horse",
-    "motorbike",
-    "person",
-    "pottedplant",
-    "sheep",
-    "sofa",
-    "train",
-    "tvmonitor",
-)
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
+    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
 """The 20 classes, in the order of their labels: by name."""
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -78,9 +60,8 @@ class VocObject(NamedTuple):
 def read_objects(path: Path, content: bytes) -> list[VocObject]:
     """Return the objects of an annotation, in its order.
 
-    The parser makes events, not a tree. A document type is refused, because it could declare entities. The boxes of
-    the parts of an object (a person's head and hands) are ignored. Python decodes encodings that the parser does not
-    know (GBK).
+    A document type is refused, because it could declare entities. The boxes of the parts of an object (a person's head
+    and hands) are ignored. Python decodes encodings that the parser does not know (GBK).
 
     Args:
         path: the file, for messages.
@@ -89,52 +70,35 @@ def read_objects(path: Path, content: bytes) -> list[VocObject]:
     Raises:
         UserError: it is not XML or not an annotation, or an object has no known class.
     """
-    objects: list[VocObject] = []
-    tags: list[str] = []  # from the root to the current element
-    texts: dict[str, str] = {}
 
     def wrong(what: str) -> NoReturn:
         raise UserError(f"{path}: {what}; give an annotation of PASCAL VOC")
 
-    def is_used() -> bool:
-        if len(tags) == 3 and tags[1] == "object":
-            return tags[2] in ("name", "difficult")
-        return len(tags) == 4 and tags[1:3] == ["object", "bndbox"] and tags[3] in CORNERS
+    class NoDoctype(ElementTree.TreeBuilder):
+        def doctype(self, *_: object) -> None:
+            wrong("it declares a document type, which an annotation must not have")
 
-    def start(tag: str, _: object) -> None:
-        tags.append(tag)
-        if tags == ["annotation", "object"]:
-            texts.clear()
-        elif tags[0] != "annotation":
-            wrong(f"it begins with <{tag[:40]}>, not <annotation>")
-        elif is_used():
-            if tag in texts:
-                wrong(f"an object has two <{tag}>")
-            texts[tag] = ""
-
-    def text(data: str) -> None:
-        if is_used():
-            texts[tags[-1]] += data
-
-    def end(_: str) -> None:
-        if tags == ["annotation", "object"]:
-            kind, difficult = texts.get("name", "").strip(), texts.get("difficult", "").strip()
-            if kind not in CLASSES:
-                wrong(f"an object is called {kind[:40]!a}, which is none of the 20 classes")
-            if difficult.lower() not in _DIFFICULT:
-                wrong(f"difficult is {difficult[:40]!a}, which is neither 0 nor 1")
-            corners = tuple(texts.get(corner) for corner in CORNERS)
-            objects.append(VocObject(kind, _DIFFICULT[difficult.lower()], corners))
-        tags.pop()
-
-    parser = expat.ParserCreate()
-    parser.buffer_text = True
-    parser.StartDoctypeDeclHandler = lambda *_: wrong("it declares a document type, which an annotation must not have")
-    parser.StartElementHandler, parser.EndElementHandler, parser.CharacterDataHandler = start, end, text
     try:
-        parser.Parse(_decode(content), True)
-    except (expat.ExpatError, LookupError, ValueError) as problem:  # the latter two: an unknown encoding
+        root = ElementTree.fromstring(_decode(content), ElementTree.XMLParser(target=NoDoctype()))
+    except (ElementTree.ParseError, LookupError, ValueError) as problem:  # the latter two: an unknown encoding
         raise UserError(f"{path}: damaged: {problem}; unpack it again") from problem
+    if root.tag != "annotation":
+        wrong(f"it begins with <{root.tag[:40]}>, not <annotation>")
+    objects = []
+    for element in root.findall("object"):
+        texts: dict[str, str] = {}
+        for place in ("name", "difficult", *(f"bndbox/{corner}" for corner in CORNERS)):
+            for part in element.findall(place):
+                if part.tag in texts:
+                    wrong(f"an object has two <{part.tag}>")
+                texts[part.tag] = part.text or ""
+        kind, difficult = texts.get("name", "").strip(), texts.get("difficult", "").strip()
+        if kind not in CLASSES:
+            wrong(f"an object is called {kind[:40]!a}, which is none of the 20 classes")
+        if difficult.lower() not in _DIFFICULT:
+            wrong(f"difficult is {difficult[:40]!a}, which is neither 0 nor 1")
+        corners = tuple(texts.get(corner) for corner in CORNERS)
+        objects.append(VocObject(kind, _DIFFICULT[difficult.lower()], corners))
     return objects
 
 
@@ -158,35 +122,16 @@ def _decode(content: bytes) -> str | bytes:
     return content.decode(name)
 
 
-def open_voc(name: str, labeled: bool) -> "Voc | None":
-    """Open a part of PASCAL VOC; return None if the name is of another kind.
-
-    Args:
-        name: ``voc:YEAR:PART:FOLDER``: 2007 or 2012, a list of ``ImageSets/Main`` (train, val, trainval, test),
-            and the folder VOCdevkit, or the folder that holds it, or VOC2007 itself.
-        labeled: whether every image must have an annotation.
-
-    Raises:
-        UserError: there is no such year, list or folder; an image of the list is missing; labels are needed, and an
-            annotation is missing or damaged.
-    """
-    if not name.startswith(PREFIX):
-        return None
-    source = open_part(name)
-    if labeled:
-        assert len(source.labels) == len(source), name  # raises if one cannot be read
-    return source
-
-
 def open_part(name: str, task: str = "Main") -> "Voc":
-    """Open a part of PASCAL VOC by the list of a task: as ``open_voc``, without labels.
+    """Open a part of PASCAL VOC.
 
     Args:
-        name: as ``open_voc``; the part is a list of ``ImageSets/TASK``.
+        name: ``voc:YEAR:PART:FOLDER``: 2007 or 2012, a list of ``ImageSets/TASK`` (train, val, trainval, test), and the
+            folder VOCdevkit, or the folder that holds it, or VOC2007 itself.
         task: ``Main`` (classification and detection) or ``Segmentation``.
 
     Raises:
-        UserError: the name is of another kind, or as ``open_voc``.
+        UserError: the name is of another kind; there is no such year, list or folder; an image of the list is missing.
     """
     year, part, folder = [*name.removeprefix(PREFIX).split(":", 2), "", ""][:3]
     if not name.startswith(PREFIX) or not part or not folder:
@@ -211,7 +156,7 @@ def open_part(name: str, task: str = "Main") -> "Voc":
 
 
 class Voc(Files):
-    """A labeled source: a part of PASCAL VOC, in the order of its list. ``open_voc`` makes it.
+    """A labeled source: a part of PASCAL VOC, in the order of its list. ``open_part`` makes it.
 
     Args:
         name: as the user wrote it.

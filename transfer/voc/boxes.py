@@ -60,7 +60,7 @@ def open_boxed(name: str, training: bool = False, difficult: bool = False) -> Bo
     ``problems``, as are images that are left out.
 
     Args:
-        name: as for ``pretext.data.voc.open_voc``; or several, joined by +, for what is known as 07+12:
+        name: as for ``pretext.data.voc.open_part``; or several, joined by +, for what is known as 07+12:
             ``voc:2007:trainval:FOLDER+voc:2012:trainval:FOLDER``.
         training: leave out images without objects to learn from.
         difficult: learn from difficult objects, too.

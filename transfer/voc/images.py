@@ -60,7 +60,7 @@ def open_parts(name: str, task: str) -> list[Voc]:
     """Open the parts that a name such as ``voc:2007:trainval:D+voc:2012:trainval:D`` joins.
 
     Args:
-        name: one or several names of ``open_voc``, with + between them.
+        name: one or several names of ``open_part``, with + between them.
         task: the task of the lists of images: ``Main`` or ``Segmentation``.
 
     Raises:

@@ -154,7 +154,7 @@ def open_masked(name: str, sbd: str = "") -> MaskDataset:
     """Open images of PASCAL VOC with masks of their classes, in the order of the lists in ``ImageSets/Segmentation``.
 
     Args:
-        name: as for ``pretext.data.voc.open_voc``; or several, joined by +, as ``open_boxed``.
+        name: as for ``pretext.data.voc.open_part``; or several, joined by +, as ``open_boxed``.
         sbd: a folder with the masks of SBD, see ``SbdMasks``: they join a training part of VOC2012, except for
             images of VOC's own val list. Where both have a mask, VOC's is taken.
 

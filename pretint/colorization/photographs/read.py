@@ -19,8 +19,7 @@ from PIL import Image, ImageMode, UnidentifiedImageError
 from torch import Tensor
 
 from pretext.color import rgb_to_lightness
-from pretext.data.decode import UPRIGHT, decode
-from pretext.data.formats import open_image
+from pretext.data.decode import UPRIGHT, decode, open_image
 from pretext.engine.memory import available_memory
 from pretext.errors import ImageError, UserError
 from pretint.colorization.photographs.deep import DeepPixels, color_bits, is_deep, read_deep
