@@ -22,7 +22,7 @@ from pretext.methods.diagnostics import color_health, label_health
 from pretext.methods.hints import HintSettings
 from pretext.pretrain import checkpoint_extra, sample_sheet
 from pretext.prior import load_prior
-from pretext.recipe import PretrainSettings, build_network, load_held_out, open_images
+from pretext.recipe import PretrainSettings, RecipeImages, build_network, load_held_out, open_images
 from pretext.settings import to_plain
 
 KEPT = 2
@@ -48,17 +48,18 @@ class DiskUsage:
     """Remarks: which files are not included, and what the numbers depend on."""
 
 
-def pretrain_disk(settings: PretrainSettings) -> DiskUsage:
+def pretrain_disk(settings: PretrainSettings, images: RecipeImages | None = None) -> DiskUsage:
     """Compute the disk space that ``pretrain`` will need for a new run.
 
-    This opens the images and builds the network with random weights on the CPU, but computes no step. The sizes of
-    checkpoints are exact to some bytes. The size of a sample sheet is that of a small network's sheet.
+    This opens the images, if the caller has not, and builds the network with random weights on the CPU, but computes
+    no step. The sizes of checkpoints are exact to some bytes. The size of a sample sheet is that of a small network's
+    sheet.
 
     Raises:
         UserError: ``pretrain`` would raise it for these images or this network.
     """
     place, training = ComputeConfig(torch.device("cpu"), "fp32", 0), settings.training
-    images = open_images(settings)
+    images = images or open_images(settings)
     prior = placeholder_prior(settings)
     network = build_network(settings, prior, images.classes)
     extra = checkpoint_extra(images, settings, prior, place.precision)

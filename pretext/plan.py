@@ -15,12 +15,12 @@ from torch import Tensor
 from pretext.data import open_labeled
 from pretext.data.batches import Batch, TrainDataset, batches
 from pretext.disk_usage import (
-    KEPT,
+    DiskUsage,
     count_due,
-    estimate_records,
     estimates_prior,
     health_record,
     placeholder_prior,
+    pretrain_disk,
     sheet_size,
 )
 from pretext.engine.checkpoint import checkpoint_bytes
@@ -84,11 +84,10 @@ class Plan:
     """Number of held-out images; exact."""
     parameters: int
     weights: int
-    """Bytes of the weights and of batch norm's statistics. These and the next four are exact."""
+    """Bytes of the weights and of batch norm's statistics. These and the next three are exact."""
     gradients: int
     optimizer: int
     average: int
-    checkpoint: int
     network: Throughput
     """Whole steps on images in memory, without data loading."""
     data: Throughput
@@ -110,10 +109,7 @@ class Plan:
     """Peak memory of torch's tensors on a GPU; None without a GPU."""
     workers: int
     """Memory of all workers together."""
-    sheet: int
-    """Bytes of one sample sheet."""
-    journal: int
-    tensorboard: int
+    disk: DiskUsage
     notes: tuple[str, ...]
     """Remarks on these numbers."""
 
@@ -137,16 +133,6 @@ class Plan:
         """The whole time: at the fastest measured speed, and at the slowest."""
         overhead = self.before + self.validations * self.validation + self.saves * self.save
         return self.samples / self.both.high + overhead, self.samples / self.both.low + overhead
-
-    @property
-    def checkpoints(self) -> int:
-        """Bytes of the checkpoints of a finished run."""
-        return KEPT * self.checkpoint
-
-    @property
-    def disk(self) -> int:
-        """Bytes of the finished run, without its report."""
-        return self.checkpoints + self.validations * self.sheet + self.journal + self.tensorboard
 
     @property
     def limit(self) -> str:
@@ -207,14 +193,12 @@ def plan(settings: PretrainSettings) -> Plan:
     assert isinstance(judged, (Colorizer, Classifier))
     wanted = min(_VALIDATED if trial.whole else _SHOWN, settings.data.holdout)
     views, held_labels, *_ = load_held_out(images, wanted, judged.backbone.fit_size(settings.view_size))
-    sheet_seconds, sheet = time_call(lambda: sheet_size(judged, views, place), place)
+    sheet_seconds, _ = time_call(lambda: sheet_size(judged, views, place), place)
     health_seconds, _ = time_call(lambda: health_record(judged, views, held_labels, prior, place), place)
     held = min(settings.data.holdout, sum(map(len, images.held))) or len(views)
     validation = sheet_seconds + health_seconds * held / len(views)
     extra = checkpoint_extra(images, settings, prior, place.precision)
-    save, checkpoint = time_call(lambda: len(checkpoint_bytes({**trainer.state(), **extra})), place)
-    bins = 0 if settings.objective.supervised else settings.objective.bins
-    journal_size, events_size = estimate_records(settings.training, settings.machine, bins)
+    save, _ = time_call(lambda: len(checkpoint_bytes({**trainer.state(), **extra})), place)
     state = trainer.state()
     notes = ["Speeds are the slowest and the fastest that were measured; other users of the machine change them."]
     if trial.images < settings.training.batch_size:
@@ -243,7 +227,6 @@ def plan(settings: PretrainSettings) -> Plan:
         gradients=count_bytes([parameter for parameter in built.parameters() if parameter.requires_grad]),
         optimizer=count_bytes(state["optimizer"]),
         average=count_bytes(state.get("average", {})),
-        checkpoint=checkpoint,
         network=network,
         data=data,
         both=both,
@@ -255,9 +238,7 @@ def plan(settings: PretrainSettings) -> Plan:
         host=host,
         device=on_device,
         workers=workers,
-        sheet=sheet,
-        journal=journal_size,
-        tensorboard=events_size + count_due(settings.training.steps, settings.machine.evaluate_every) * sheet,
+        disk=pretrain_disk(settings, images),
         notes=tuple(notes),
     )
 
@@ -422,10 +403,9 @@ def plan_lines(plan: Plan) -> list[str | Table]:
     if plan.average:
         row("", size(plan.average), "moving average of the weights")
     table.add_section()
-    row("disk", size(plan.disk), "when it is complete, without the report")
-    row("", size(plan.checkpoints), f"two checkpoints of {size(plan.checkpoint)}; three while one is written")
-    row("", size(plan.validations * plan.sheet), "samples")
-    row("", size(plan.journal + plan.tensorboard), "journal and TensorBoard, with a copy of the samples")
+    row("disk", size(plan.disk.lasting), "when it is complete, without the report")
+    for name, count in plan.disk.parts:
+        row("", size(count), name)
     threads = torch.get_num_threads()
     return [
         f"{plan.settings.backbone.name} on {place.device}, {place.precision}, 1 process, {_count(threads, 'thread')}",

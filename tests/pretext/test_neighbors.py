@@ -133,7 +133,7 @@ def test_it_is_planned(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     classes = open_images(settings).classes
     network = build_network(settings, torch.full((313,), 1 / 313, dtype=torch.float64), classes)
     assert planned.parameters == sum(parameter.numel() for parameter in network.parameters())
-    assert planned.sheet > 0
+    assert dict(planned.disk.parts)["samples"] > 0
 
 
 @pytest.mark.slow

@@ -60,8 +60,8 @@ def test_the_exact_numbers_are_those_of_a_real_checkpoint(planned: Plan, run: Pa
     assert planned.average == count_bytes(state["average"])
     assert planned.gradients == 4 * planned.parameters
     # The file also holds names, settings and a ZIP entry a tensor; nothing of the size of weights.
-    assert planned.checkpoint == pytest.approx(path.stat().st_size, rel=0.01)
-    assert planned.weights + planned.optimizer + planned.average == pytest.approx(planned.checkpoint, rel=0.03)
+    assert planned.disk.passing == pytest.approx(path.stat().st_size, rel=0.01)
+    assert planned.weights + planned.optimizer + planned.average == pytest.approx(planned.disk.passing, rel=0.03)
 
 
 def test_a_plan_to_learn_labels(tmp_path: Path) -> None:
@@ -70,24 +70,23 @@ def test_a_plan_to_learn_labels(tmp_path: Path) -> None:
     assert not pretrain(tmp_path / "run", asked)
     path = newest_checkpoint(tmp_path / "run")
     assert path is not None
-    assert planned.checkpoint == pytest.approx(path.stat().st_size, rel=0.01)
-    assert planned.sheet == 0 and not (tmp_path / "run" / "samples").exists()
+    assert planned.disk.passing == pytest.approx(path.stat().st_size, rel=0.01)
+    assert "samples" not in dict(planned.disk.parts) and not (tmp_path / "run" / "samples").exists()
 
 
 def test_the_disk_is_that_of_a_real_run(planned: Plan, run: Path) -> None:
     def taken(pattern: str) -> int:
         return sum(path.stat().st_size for path in run.glob(pattern))
 
-    assert planned.checkpoints == pytest.approx(taken("checkpoints/*.pt"), rel=0.01)
+    checkpoints, _, samples, _, mirror = (count for _, count in planned.disk.parts)
+    assert checkpoints == pytest.approx(taken("checkpoints/*.pt"), rel=0.01)
     # A sheet's bytes depend on what the network colors, and that changes as it learns; the gray and the
     # original images, two thirds of it, do not.
-    assert planned.validations * planned.sheet == pytest.approx(taken("samples/*.png"), rel=0.33)
+    assert samples == pytest.approx(taken("samples/*.png"), rel=0.33)
     assert planned.validations == len(list(run.glob("samples/*.png")))
     # The samples once more, and a few records that are not counted, such as each call's versions.
-    assert planned.tensorboard == pytest.approx(taken("tensorboard/*"), rel=0.33)
-    # Color recall lists a number per bin: as more held-out images are seen, more numbers are no null.
-    assert planned.journal == pytest.approx(taken("journal.jsonl"), rel=0.5)
-    assert planned.disk == pytest.approx(taken("**/*.*"), rel=0.1)
+    assert mirror == pytest.approx(taken("tensorboard/*"), rel=0.33)
+    assert planned.disk.lasting == pytest.approx(taken("**/*.*"), rel=0.1)
 
 
 def test_numbers_are_positive_and_fit_together(planned: Plan) -> None:
