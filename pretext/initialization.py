@@ -8,7 +8,7 @@ its networks with this tool.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, get_args
 
 import torch
@@ -107,18 +107,22 @@ def initialize(network: nn.Module, images: Sequence[Tensor], method: Init, seed:
 
         return hook
 
-    hooks = []
-    for name, layer in network.named_modules():
-        # A parametrized weight is computed from other tensors, so it cannot be set.
-        if isinstance(layer, _LAYERS) and "weight" in layer._parameters:
-            hooks += [layer.register_forward_pre_hook(before), layer.register_forward_hook(after(name))]
-    try:
-        with _batch_statistics(network), progress("initial weights", len(hooks) // 2, "layers") as advance:
-            network(lightness.to(next(network.parameters()).device))
-            advance(len(hooks) // 2 - len(done), "")  # layers that are never called or share their weights
-    finally:
-        for hook in hooks:
-            hook.remove()
+    # A parametrized weight is computed from other tensors, so it cannot be set.
+    layers = [
+        (name, layer)
+        for name, layer in network.named_modules()
+        if isinstance(layer, _LAYERS) and "weight" in layer._parameters
+    ]
+    with (
+        ExitStack() as hooks,
+        _batch_statistics(network),
+        progress("initial weights", len(layers), "layers") as advance,
+    ):
+        for name, layer in layers:
+            hooks.enter_context(layer.register_forward_pre_hook(before))
+            hooks.enter_context(layer.register_forward_hook(after(name)))
+        network(lightness.to(next(network.parameters()).device))
+        advance(len(layers) - len(done), "")  # layers that are never called or share their weights
     return tuple(scaled)
 
 

@@ -369,34 +369,24 @@ def plan_lines(plan: Plan) -> list[str | Table]:
         table.add_column(style=style, no_wrap=True)
     table.columns[1].justify = "right"
 
-    def row(name: str, value: str, remark: str = "", last: bool = False) -> None:
-        table.add_row(name, value, remark, end_section=last)
-
+    row, workers = table.add_row, _count(place.workers, "worker")
     held = f"{plan.held:,} more are held out" if plan.held else "none is held out"
     row("images", f"{plan.images:,}", held)
     row("", f"{plan.samples:,}", f"samples, in {training.steps:,} steps of {training.batch_size}: "
-        f"{_three(plan.samples / plan.images)} epochs", last=True)  # fmt: skip
+        f"{_three(plan.samples / plan.images)} epochs", end_section=True)  # fmt: skip
     row("network only", _per_second(plan.network), "images/s, whole steps on images in memory")
-    row("data only", _per_second(plan.data), f"images/s, no cache, {_workers(place)}")
-    row("together", _per_second(plan.both), "images/s, as in training", last=True)
+    row("data only", _per_second(plan.data), f"images/s, no cache, {workers}")
+    row("together", _per_second(plan.both), "images/s, as in training", end_section=True)
     row("time", _between(*plan.seconds, format_duration), f"to the end of step {training.steps:,}")
     row("", format_duration(plan.before), "of it before the first step")
-    row(
-        "",
-        format_duration(plan.validations * plan.validation),
-        f"for {plan.validations:,} validations on held-out images",
-    )
-    row(
-        "",
-        format_duration(plan.saves * plan.save),
-        f"for {plan.saves:,} checkpoints, without the time to write them to disk",
-        last=True,
-    )
+    validating, saving = format_duration(plan.validations * plan.validation), format_duration(plan.saves * plan.save)
+    row("", validating, f"for {plan.validations:,} validations on held-out images")
+    row("", saving, f"for {plan.saves:,} checkpoints, without the time to write them to disk", end_section=True)
     if plan.device is not None:
         row("memory", size(plan.device), f"on {place.device}, at the peak")
     row("memory" if plan.device is None else "", size(plan.host), "of this process at the peak, with Python and torch")
     if place.workers:
-        row("", size(plan.workers), f"of {_workers(place)}, before machine.cache is full")
+        row("", size(plan.workers), f"of {workers}, before machine.cache is full")
     row("", size(plan.weights), f"of it weights: {plan.parameters:,} parameters")
     row("", size(plan.gradients), "gradients")
     row("", size(plan.optimizer), f"state of {training.optimizer}")
@@ -417,9 +407,10 @@ def plan_lines(plan: Plan) -> list[str | Table]:
 
 def size(count: int) -> str:
     """Format a number of bytes: 12.3 MB."""
-    for unit, name in ((10**10, "GB"), (10**5, "MB")):
-        if count >= unit:
-            return f"{count / {'GB': 1e9, 'MB': 1e6}[name]:,.1f} {name}"
+    if count >= 10**10:
+        return f"{count / 1e9:,.1f} GB"
+    if count >= 10**5:
+        return f"{count / 1e6:,.1f} MB"
     return f"{count / 1e3:,.1f} kB" if count else "0"
 
 
@@ -449,10 +440,6 @@ def _per_second(measured: Throughput) -> str:
 def _three(value: float) -> str:
     """Format a number with two significant digits, with three from 100 on."""
     return f"{value:.2g}" if value < 100 else f"{float(f'{value:.3g}'):,.0f}"
-
-
-def _workers(place: ComputeConfig) -> str:
-    return _count(place.workers, "worker")
 
 
 def _count(count: int, name: str) -> str:

@@ -2,11 +2,10 @@
 
 import json
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -112,7 +111,17 @@ def replay(folder: Path, settings: ReplaySettings) -> Replay:
                 with autocast(place):
                     losses += network.image_losses(*(part.to(place.device) for part in piece)).tolist()
         network.train()
-        with _watch_outputs(network) as not_finite:
+        not_finite: list[str] = []  # names of modules, in the order of computation
+
+        def watch(name: str, module: nn.Module, inputs: object, output: object) -> None:
+            outputs = output.values() if isinstance(output, dict) else [output]
+            if any(isinstance(value, Tensor) and not bool(value.isfinite().all()) for value in outputs):
+                not_finite.append(name)
+
+        with ExitStack() as hooks:
+            for name, module in network.named_modules():
+                if name:
+                    hooks.enter_context(module.register_forward_hook(partial(watch, name)))
             loss, norm = trainer.step(batch.rgb, batch.labels, optimize=False)
         gradients = [
             name
@@ -126,24 +135,3 @@ def replay(folder: Path, settings: ReplaySettings) -> Replay:
     record = {name: str(value) if isinstance(value, float) else value for name, value in vars(result).items()}
     write_atomically(folder / "replay.json", json.dumps(record, indent=1).encode())
     return result
-
-
-@contextmanager
-def _watch_outputs(network: nn.Module) -> Iterator[list[str]]:
-    """Yield a list that collects the names of modules whose output is not finite, in the order of computation."""
-    names: list[str] = []
-
-    def watch(name: str) -> Any:
-        def check_output(module: nn.Module, inputs: object, output: object) -> None:
-            outputs = output.values() if isinstance(output, dict) else [output]
-            if any(isinstance(value, Tensor) and not bool(value.isfinite().all()) for value in outputs):
-                names.append(name)
-
-        return check_output
-
-    hooks = [module.register_forward_hook(watch(name)) for name, module in network.named_modules() if name]
-    try:
-        yield names
-    finally:
-        for hook in hooks:
-            hook.remove()

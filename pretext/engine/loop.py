@@ -4,6 +4,7 @@ import signal
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +150,7 @@ def train(
         if is_first
         else nullcontext(lambda more, remark: None) as advance,
     ):
-        log = _TrainLog(run, trainer, samples, stored, journal, advance, skipped, replayable)
+        log = _TrainLog(run, trainer, samples, stored, journal, advance, list(skipped), replayable)
         journal.write(
             "start",
             trainer.done,
@@ -173,7 +174,8 @@ def train(
         )
         for batch in log.time_loading(loader):
             loss, norm = trainer.step(batch.rgb, batch.labels)
-            log.add_step(loss, norm, batch.skipped)
+            log.steps.append((trainer.done, trainer.rate, loss, norm))
+            log.skipped += batch.skipped
 
             step = trainer.done
             stop = ExitStatus(distributed.all_reduce_max(max(stop_signal(), interrupt())))
@@ -194,26 +196,23 @@ def train(
     return ExitStatus.COMPLETE
 
 
+@dataclass
 class _TrainLog:
     """The steps since the last log, on every process. The first process writes them to the journal."""
 
-    def __init__(
-        self,
-        run: Path,
-        trainer: Trainer,
-        samples: AugmentedDataset,
-        stored: dict[str, Any],
-        journal: Journal,
-        advance: Advance,
-        skipped: Sequence[tuple[str, str]],
-        replayable: bool,
-    ) -> None:
-        self.run, self.trainer, self.samples, self.stored = run, trainer, samples, stored
-        self.replayable = replayable
-        self.journal, self.advance = journal, advance
-        self._steps: list[tuple[int, float, Tensor, Tensor]] = []  # losses stay on the device until they are logged
-        self._skipped = list(skipped)
-        self._journaled = set(skipped_images(run)) if distributed.is_rank_zero() else set()
+    run: Path
+    trainer: Trainer
+    samples: AugmentedDataset
+    stored: dict[str, Any]
+    journal: Journal
+    advance: Advance
+    skipped: list[tuple[str, str]]
+    replayable: bool
+    steps: list[tuple[int, float, Tensor, Tensor]] = field(default_factory=list)
+    """Losses stay on the device until they are logged."""
+
+    def __post_init__(self) -> None:
+        self._journaled = set(skipped_images(self.run)) if distributed.is_rank_zero() else set()
         self.restart_clock()
 
     def restart_clock(self) -> None:
@@ -232,11 +231,6 @@ class _TrainLog:
             self._waited += time.perf_counter() - wait_start
             yield batch
 
-    def add_step(self, loss: Tensor, norm: Tensor, skipped: Sequence[tuple[str, str]]) -> None:
-        """Add a step, and the images that it could not read."""
-        self._steps.append((self.trainer.done, self.trainer.rate, loss, norm))
-        self._skipped += skipped
-
     def log_metrics(self) -> None:
         """Journal the added steps, with the mean loss over all processes, and show the progress.
 
@@ -244,13 +238,13 @@ class _TrainLog:
             UserError: a loss or a gradient is not finite. The batch and the checkpoint before it are saved first.
         """
         step_now, training = self.trainer.done, self.trainer.training
-        for key, reason in distributed.all_gather_objects(self._skipped):
+        for key, reason in distributed.all_gather_objects(self.skipped):
             if (key, reason) not in self._journaled:
                 self._journaled.add((key, reason))
                 self.journal.write("skipped", step_now, key=key, reason=reason)
-        losses = distributed.all_reduce_mean(torch.stack([loss for _, _, loss, _ in self._steps])).tolist()
-        norms = torch.stack([norm for *_, norm in self._steps]).tolist()
-        for (step, rate, *_), loss, norm in zip(self._steps, losses, norms, strict=True):
+        losses = distributed.all_reduce_mean(torch.stack([loss for _, _, loss, _ in self.steps])).tolist()
+        norms = torch.stack([norm for *_, norm in self.steps]).tolist()
+        for (step, rate, *_), loss, norm in zip(self.steps, losses, norms, strict=True):
             if abs(loss) + norm < float("inf"):  # false of nan too
                 self.journal.write("step", step, loss=loss, lr=rate, gradient_norm=norm)
                 continue
@@ -266,7 +260,7 @@ class _TrainLog:
             raise UserError(
                 f"{message}; {where}; then start a new run with a lower training.lr or with training.precision fp32"
             )
-        count = len(self._steps)
+        count = len(self.steps)
         seconds = max(time.perf_counter() - self._started, 1e-9)
         waiting = min(1.0, self._waited / seconds)
         self.restart_clock()
@@ -274,8 +268,8 @@ class _TrainLog:
         self.journal.write("speed", step_now, images_per_second=speed, waiting=waiting)
         self.journal.flush()
         self.advance(count, f"loss {losses[-1]:.3f}, {waiting:.0%} waiting for data")
-        self._steps.clear()
-        self._skipped.clear()
+        self.steps.clear()
+        self.skipped.clear()
 
     def save_checkpoint(self) -> None:
         """Write a checkpoint."""

@@ -11,7 +11,8 @@ folded       sRGB, normalized as for ImageNet classifiers; the first convolution
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
+from contextlib import ExitStack
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -199,16 +200,11 @@ def _compute_stages(plain: nn.Module, backbone: TimmBackbone, batch: Tensor) -> 
     names = [stage.name for stage in backbone.stages]
     if isinstance(plain, torchvision.models.ResNet):
         features: dict[str, Tensor] = {}
-        hooked = [name for name in names if hasattr(plain, name)]
-        hooks = [
-            plain.get_submodule(name).register_forward_hook(
-                lambda _module, _inputs, output, name=name: features.__setitem__(name, output)
-            )
-            for name in hooked
-        ]
-        plain(batch)
-        for hook in hooks:
-            hook.remove()
+        with ExitStack() as hooks:
+            for name in filter(partial(hasattr, plain), names):
+                keep = partial(lambda name, _module, _inputs, output: features.__setitem__(name, output), name)
+                hooks.enter_context(plain.get_submodule(name).register_forward_hook(keep))
+            plain(batch)
         return features
     if not hasattr(plain, "forward_intermediates"):
         raise UserError(f"timm's plain {backbone.name} returns no features to compare; use format safetensors or onnx")
@@ -325,10 +321,10 @@ def _norm_after(net: nn.Module, convolution: nn.Conv2d, size: int) -> nn.modules
         if outputs and inputs[0] is outputs[0]:
             norms_after.append(module)  # type: ignore[arg-type]
 
-    hooks = [convolution.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))]
-    norms = [module for module in net.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    hooks += [norm.register_forward_pre_hook(compare) for norm in norms]
-    net(torch.zeros(1, 3, size, size))
-    for hook in hooks:
-        hook.remove()
+    with ExitStack() as hooks:
+        hooks.enter_context(convolution.register_forward_hook(lambda _module, _inputs, output: outputs.append(output)))
+        for module in net.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                hooks.enter_context(module.register_forward_pre_hook(compare))
+        net(torch.zeros(1, 3, size, size))
     return norms_after[0] if norms_after else None
