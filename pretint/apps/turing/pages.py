@@ -193,17 +193,16 @@ class _Part:
         chosen = sent.get("chosen")
         if chosen not in ("first", "second"):
             raise HTTPException(400, "An answer is first or second.")
-        # A browser's report on the trial; impossible values are left out.
-        shown = ShownPair()
+        report: dict[str, Any] = {}  # of the browser on the trial; impossible values are left out
         for name, largest in _LARGEST.items():
             value = sent.get(name)
             if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= largest:
-                shown = shown._replace(**{name: int(value) if name == "frames" else float(value)})
+                report[name] = int(value) if name == "frames" else float(value)
         if isinstance(sent.get("hidden"), bool):
-            shown = shown._replace(hidden=sent["hidden"])
+            report["hidden"] = sent["hidden"]
         if sent.get("layout") in _LAYOUTS:
-            shown = shown._replace(layout=sent["layout"])
-        is_saved = self.store.answer(who.number, number, chosen == "first", shown)
+            report["layout"] = sent["layout"]
+        is_saved = self.store.answer(who.number, number, chosen == "first", ShownPair(**report))
         result: dict[str, Any] = {"kept": is_saved, "state": self._state(self._known(identity))}
         if is_saved and number < self.facts.practice:
             result["fake"] = "first" if self.store.trial(who.number, number).fake_first else "second"
