@@ -92,7 +92,7 @@ def test_images_outside_the_class_folders_are_said(tmp_path: Path, capsys: pytes
 def _without_heif(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = tuple(ending for ending in formats.KNOWN if ending not in formats.HEIF)
     monkeypatch.setattr(formats, "ENDINGS", kept)
-    monkeypatch.setattr("pretext.data.decode.ENDINGS", kept)
+    monkeypatch.setitem(decode.__globals__, "ENDINGS", kept)
     monkeypatch.setattr(formats, "_ENDINGS", tuple(ending.encode() for ending in kept))
 
 
