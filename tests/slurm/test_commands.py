@@ -34,6 +34,7 @@ from slurm.records import attempts, read_sent
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
 
+RECIPES = Path(pretint.__file__).parents[1] / "configs" / "transfer"
 JUDGED = "--train images/train --test images/test --workers 0 --device cpu --reference false"
 TUNED = "--training.steps 12 --training.warmup 2 --training.batch_size 4 --machine.workers 0 --machine.device cpu"
 COMMAND_LINES = {
@@ -46,8 +47,8 @@ COMMAND_LINES = {
     "pack": "pack images/train WHO/pack",
     "classify": f"finetune classify base {TUNED} --train voc:2007:trainval:voc --test voc:2007:test:voc --size 32 "
     "--holdout 0 --reference false --out WHO/classify",
-    "detect": f"finetune detect base {TUNED} --train voc:2007:trainval:voc --test voc:2007:test:voc --size 48 "
-    "--holdout 0 --reference false --out WHO/detect",
+    "detect": f"finetune detect base --config {RECIPES}/laptop_detect.yaml {TUNED} --train voc:2007:trainval:voc "
+    "--test voc:2007:test:voc --size 64 --holdout 0 --reference false --out WHO/detect",
     "segment": f"finetune segment base {TUNED} --train voc:2012:train:voc --test voc:2012:val:voc --size 32 "
     "--holdout 0 --reference false --out WHO/segment",
     "export": "export base WHO/base.safetensors",
@@ -72,6 +73,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     named = [f"{part}{at}" for part in ("train", "val") for at in range(8)]
     write_devkit(voc, {stem: [("cat", (5, 5, 40, 30), 0)] for stem in named}, "2012", "trainval")
     masks = {stem: np.full((40, 60), 1 + at % 8, np.uint8) for at, stem in enumerate(named)}
+    for at in range(8):
+        masks[f"val{at}"][:8] = 0  # else they are the training images
     for part in ("train", "val"):
         write_masks(voc / "VOC2012", {stem: mask for stem, mask in masks.items() if stem.startswith(part)}, part)
     yield tmp_path
@@ -84,11 +87,12 @@ def read(kind: str, folder: Path) -> Any:
     if kind == "pretrain":
         return read_losses(folder / "run")
     if kind in ("colorize", "pack", "export"):
-        files = [path for path in sorted(folder.rglob("*")) if path.suffix in (".png", ".tar", ".safetensors")]
+        paths = [folder / "base.safetensors"] if kind == "export" else sorted((folder / kind).rglob("*.*"))
+        left = [path for path in paths if path.suffix in (".png", ".tar", ".safetensors")]
+        assert left
         return {
             path.name: np.asarray(Image.open(path)).tobytes() if path.suffix == ".png" else path.read_bytes()
-            for path in files
-            if kind in path.parts or kind == "export"
+            for path in left
         }
     files = list((folder / kind).rglob("*.json"))
     results = [file for file in files if {"rows", "methods"} & json.loads(file.read_text()).keys()]
