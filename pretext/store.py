@@ -137,6 +137,10 @@ class PartWriter:
         self._file.write(content)
         self._digest.update(content)
 
+    def flush(self) -> None:
+        """Flush the file."""
+        self._file.flush()
+
     def commit(self, name: str, ending: str) -> Path:
         """Bring the bytes to the disk, and give the part its name. Return its path."""
         self._file.flush()
@@ -165,24 +169,25 @@ class Artifact:
         self.folder, self.identity, self.title, self.advice = folder, identity, title, advice
 
     @contextlib.contextmanager
-    def open(self, busy: str) -> Iterator[None]:
+    def open(self, busy: str, check: Callable[[], object] = lambda: None) -> Iterator[None]:
         """Lock it while the context lasts; wait for a process that has it. Parts of another identity are removed.
 
         Args:
             busy: what a process does that has it open: "computing these features".
+            check: called while it waits; it may raise.
 
         Raises:
             UserError: it cannot be read, written or locked.
         """
-        with lock(self.folder / LOCK, busy, wait=True, advice=self.advice):
+        with lock(self.folder / LOCK, busy, wait=True, check=check, advice=self.advice):
             path = self.folder / "identity.json"
-            with self._errors():
+            with self._errors("read"):
                 try:
                     is_same = to_json(unseal(path.read_bytes())) == to_json(self.identity)
                 except (FileNotFoundError, ValueError):
                     is_same = False
                 if not is_same:
-                    if path.exists():
+                    if self._paths():
                         say(f"{self.folder}: these {self.title} do not match, or are damaged; making them again")
                     self.keep(())
                     write_atomically(path, seal(self.identity))
@@ -196,7 +201,7 @@ class Artifact:
         """
         undamaged: dict[str, Path] = {}
         damaged = 0
-        with self._errors():
+        with self._errors("read"):
             for path in self._paths():
                 name, digest, _ = path.name.rsplit(".", 2)
                 status = path.stat()
@@ -211,13 +216,16 @@ class Artifact:
         return undamaged
 
     def write(self, name: str, ending: str, content: bytes) -> Path:
-        """Write a part. Return its path. Raises OSError."""
-        writer = PartWriter(self.folder, name)
-        try:
+        """Write a part. Return its path. Raises UserError if it cannot be written."""
+        with self.writer(name) as writer:
             writer.write(content)
             return writer.commit(name, ending)
-        finally:
-            writer.close()
+
+    @contextlib.contextmanager
+    def writer(self, name: str) -> Iterator[PartWriter]:
+        """Yield a part to write, which is dropped if it was not committed. Raises UserError if it cannot be written."""
+        with self._errors("written"), contextlib.closing(PartWriter(self.folder, name)) as writer:
+            yield writer
 
     def keep(self, paths: Collection[Path]) -> None:
         """Remove all other parts, and what a killed process was writing. Only the process that has it open may."""
@@ -226,12 +234,13 @@ class Artifact:
                 path.unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
+    def _errors(self, verb: str) -> Iterator[None]:
+        remedy = "remove the folder" if verb == "read" else "free some disk space"
         try:
             yield
         except OSError as error:
             raise UserError(
-                f"{self.folder}: {self.title} cannot be read ({error.strerror}); remove the folder, or {self.advice}"
+                f"{self.folder}: {self.title} cannot be {verb} ({error.strerror}); {remedy}, or {self.advice}"
             ) from error
 
     def _paths(self) -> list[Path]:

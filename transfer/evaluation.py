@@ -4,12 +4,11 @@ The caller passes the classifier of the features as a function. This module does
 extracts features, splits the images, reuses finished results, saves unfinished work and records the cost.
 """
 
-import contextlib
 import hashlib
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -20,13 +19,13 @@ from numpy.typing import NDArray
 from pretext import roles
 from pretext.data.batches import EvalDataset
 from pretext.data.duplicates import find_shared
-from pretext.engine.checkpoint import load_checkpoint, save_checkpoint
+from pretext.engine.checkpoint import load_checkpoint, write_checkpoint
 from pretext.engine.device import ComputeConfig, choose_compute, device_name, versions
 from pretext.engine.memory import explain_memory_shortage, peak_memory, reset_peak_memory
 from pretext.engine.progress import say
 from pretext.engine.signals import ExitStatus, catch_signals, exit_with
 from pretext.errors import UserError
-from pretext.store import lock
+from pretext.store import Artifact
 from transfer.bootstrap import ABOUT, MetricName
 from transfer.features import CacheSettings, FeatureSet, View, cache_folder, extract
 from transfer.metrics import AveragePrecision, Metric, Row, Top1Accuracy
@@ -88,20 +87,17 @@ class EvaluationSettings:
 
 
 class Partial:
-    """The saved state of an unfinished evaluation: a file beside the result, removed when the result is written.
+    """The saved state of an unfinished evaluation: a part of an artifact, removed when the result is written.
 
     Args:
-        file: its path.
-        identity: the identity of the evaluation; the state of another evaluation is not used.
+        artifact: the artifact, open.
         stop_status: returns whether a signal requested a stop, see ``catch_signals``.
     """
 
-    def __init__(
-        self, file: Path, identity: str, stop_status: Callable[[], ExitStatus] = lambda: ExitStatus.COMPLETE
-    ) -> None:
-        self.file, self.identity, self._stop_status = file, identity, stop_status
+    def __init__(self, artifact: Artifact, stop_status: Callable[[], ExitStatus]) -> None:
+        self.artifact, self._stop_status = artifact, stop_status
         self._began = self._saved = time.monotonic()
-        self._before, self._period = 0.0, SAVED_EVERY
+        self._before, self._period, self._saves = 0.0, SAVED_EVERY, 0
 
     @property
     def seconds(self) -> float:
@@ -110,24 +106,28 @@ class Partial:
 
     def load(self) -> dict[str, Any]:
         """Return the state saved by an evaluation of the same identity; empty if there is none."""
-        try:
-            state = load_checkpoint(self.file)
-        except UserError:
+        parts = self.artifact.parts()
+        if not parts:
             return {}
-        if state.get("identity") != self.identity:
-            return {}
-        self._before = state["seconds"]
+        newest = max(parts)  # a kill may leave the one before it, too
+        state = load_checkpoint(parts[newest])
+        self._saves, self._before = int(newest), state["seconds"]
         return state
 
     def offer(self, state: Callable[[], dict[str, Any]]) -> None:
         """Save the result of ``state`` (tensors and plain values, nested), unless the last save was a moment ago.
 
         Raises:
+            UserError: it cannot be written.
             KeyboardInterrupt, SystemExit: a signal requested a stop; the state is saved.
         """
         began, ending = time.monotonic(), self._stop_status()
         if ending or began - self._saved > self._period:
-            save_checkpoint(self.file, {**state(), "identity": self.identity, "seconds": self.seconds})
+            self._saves += 1
+            with self.artifact.writer(f"{self._saves:06}") as writer:
+                write_checkpoint(writer, {**state(), "seconds": self.seconds})
+                part = writer.commit(f"{self._saves:06}", "pt")
+            self.artifact.keep([part])
             self._saved = time.monotonic()
             took = self._saved - began
             self._period = max(SAVED_EVERY, max(50.0, 20 * took) if took > 1 else 0.0)  # gigabytes take minutes
@@ -238,11 +238,9 @@ def evaluate(
         with catch_signals() as stop_status:
             for number, train_features, test_features in zip(missing, train, test, strict=True):
                 _leave(stop_status)
-                evaluation = evaluations[number]
-                with evaluation.lock(stop_status) as finished:
-                    results[number] = finished or evaluation.make_result(
-                        train_features, test_features, make_rows, stop_status, copies
-                    )
+                results[number] = evaluations[number].make_result(
+                    train_features, test_features, make_rows, stop_status, copies
+                )
             if len(results) < len(evaluations):
                 _leave(stop_status)
     return [results[number] for number in range(len(evaluations))]
@@ -307,27 +305,6 @@ class Evaluation:
             lost += sum(views[index].rgb is None for index in range(len(source)) if source.key(index) in keys)
         return result if lost == len(result.skipped) else None
 
-    @contextlib.contextmanager
-    def lock(self, stop_status: Callable[[], ExitStatus]) -> Iterator[Result | None]:
-        """Lock the result against other processes; yield the finished result if another process has made it.
-
-        Raises:
-            UserError: the result cannot be written there.
-            KeyboardInterrupt, SystemExit: a signal requested a stop during the wait.
-        """
-        advice = (
-            "make the folder writable, copy the run, or, for networks that do not come from a run, choose another "
-            "folder with --out"
-        )
-        with lock(
-            self.file.with_name(f".{self.file.stem}.lock"),
-            f"making {self.file.name}",
-            wait=True,
-            check=lambda: _leave(stop_status),
-            advice=advice,
-        ):
-            yield self.load_finished()
-
     def make_result(
         self,
         train: FeatureSet,
@@ -336,9 +313,13 @@ class Evaluation:
         stop_status: Callable[[], ExitStatus],
         copies: dict[str, int],
     ) -> Result:
-        """Make the result from the features, write it, and read it back.
+        """Make the result from the features, write it, and read it back; if another process makes it, wait for that.
 
         ``copies`` maps the digest of a split to the number of held-out images that are copies of images to fit to.
+
+        Raises:
+            UserError: the result cannot be written.
+            KeyboardInterrupt, SystemExit: a signal requested a stop.
         """
         settings, targets, network = self.settings, self.targets, self.network
         divided = split(targets.train.labels, self.protocol.holdout, settings.seed, settings.fraction, train.good)
@@ -347,56 +328,65 @@ class Evaluation:
                 f"{settings.train}: none of the {len(divided.held)} training images held out to choose settings "
                 "shows a selected class; use a larger fraction of the labels, more classes, or another seed"
             )
-        if divided.sha256 not in copies:
-            copies[divided.sha256] = 0
-            if len(divided.held):
-                every = every_image(targets.train)
-                copies[divided.sha256] = len(find_shared(every, every, divided.fit, divided.held))
+        artifact = Artifact(
+            self.file.with_name(f".{self.file.stem}.partial"),
+            {**self.facts, "weights": network.weights, "split": divided.sha256, "stages": self.stages},
+            "classifiers",
+            "make the folder writable, copy the run, or, for networks that do not come from a run, choose another "
+            "folder with --out",
+        )
+        with artifact.open(f"making {self.file.name}", check=lambda: _leave(stop_status)):
+            if finished := self.load_finished():  # by another process
+                return finished
+            if divided.sha256 not in copies:
+                copies[divided.sha256] = 0
+                if len(divided.held):
+                    every = every_image(targets.train)
+                    copies[divided.sha256] = len(find_shared(every, every, divided.fit, divided.held))
+                if count := copies[divided.sha256]:
+                    say(
+                        f"{settings.train}: {count:,} of {len(divided.held):,} held-out training images, which choose "
+                        "settings, are copies of images that the classifier learns from"
+                    )
+            partial = Partial(artifact, stop_status)
+            task = EvaluationTask(
+                network, self.stages, train, test, targets, divided, self.view, settings.seed, self.place, partial
+            )
+            rows = tuple(make_rows(task))
+            extraction = train.seconds + test.seconds
+            metric: MetricName = "mAP" if targets.multilabel else "top-1"
+            split_name = divided.name
             if count := copies[divided.sha256]:
-                say(
-                    f"{settings.train}: {count:,} of {len(divided.held):,} held-out training images, which choose "
-                    "settings, are copies of images that the classifier learns from"
-                )
-        identity = json.dumps([self.facts, network.weights, divided.sha256, self.stages], sort_keys=True)
-        partial = Partial(self.file.with_name(f".{self.file.stem}.part.pt"), identity, stop_status)
-        task = EvaluationTask(
-            network, self.stages, train, test, targets, divided, self.view, settings.seed, self.place, partial
-        )
-        rows = tuple(make_rows(task))
-        extraction = train.seconds + test.seconds
-        metric: MetricName = "mAP" if targets.multilabel else "top-1"
-        split_name, count = divided.name, copies[divided.sha256]
-        if count:
-            split_name += f", held-out images that are copies of images that teach: {count:,}"
-        result = Result(
-            **self.facts,
-            network=self._model,
-            about=self.protocol.describe(len(divided.fit)),
-            metric=metric,
-            train=settings.train,
-            test=settings.test,
-            classes=tuple(targets.classes),
-            n_fit=len(divided.fit),
-            n_holdout=len(divided.held),
-            n_train=len(targets.train),
-            n_test=len(task.tested),
-            split=split_name,
-            split_sha256=divided.sha256,
-            rows=rows,
-            cost=Cost(
-                seconds=partial.seconds + extraction,
-                extraction_seconds=extraction,
-                images_per_second=(train.rows + test.rows) / max(extraction, 1e-9),
-                peak_bytes=peak_memory(),
-                cache_bytes=train.nbytes + test.nbytes,
-                device=device_name(self.place.device),
-            ),
-            versions=versions(),
-            skipped=tuple(train.skipped + test.skipped),
-            interval=ABOUT[metric],
-        )
-        write_result(self.file, result)
-        partial.file.unlink(missing_ok=True)
+                split_name += f", held-out images that are copies of images that teach: {count:,}"
+            result = Result(
+                **self.facts,
+                network=self._model,
+                about=self.protocol.describe(len(divided.fit)),
+                metric=metric,
+                train=settings.train,
+                test=settings.test,
+                classes=tuple(targets.classes),
+                n_fit=len(divided.fit),
+                n_holdout=len(divided.held),
+                n_train=len(targets.train),
+                n_test=len(task.tested),
+                split=split_name,
+                split_sha256=divided.sha256,
+                rows=rows,
+                cost=Cost(
+                    seconds=partial.seconds + extraction,
+                    extraction_seconds=extraction,
+                    images_per_second=(train.rows + test.rows) / max(extraction, 1e-9),
+                    peak_bytes=peak_memory(),
+                    cache_bytes=train.nbytes + test.nbytes,
+                    device=device_name(self.place.device),
+                ),
+                versions=versions(),
+                skipped=tuple(train.skipped + test.skipped),
+                interval=ABOUT[metric],
+            )
+            write_result(self.file, result)
+            artifact.keep(())
         return read_result(self.file)
 
     @property

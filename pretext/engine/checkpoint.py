@@ -45,12 +45,17 @@ class DamagedFileError(UserError):
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write ``state`` (nested tensors and plain values) atomically, without a copy of the tensors in memory."""
     with open_atomically(path, f"{_count_bytes(state) / 1e6:.1f} MB") as file:
-        try:
-            torch.save({"format": FORMAT, **state}, file)
-        except RuntimeError as error:  # torch still writes the end of the file after the disk was full
-            if isinstance(error.__context__, OSError):
-                raise error.__context__ from None
-            raise
+        write_checkpoint(file, state)
+
+
+def write_checkpoint(file: Any, state: dict[str, Any]) -> None:
+    """Write ``state`` to an open file, or to another object with its ``write`` and ``flush``. Raises OSError."""
+    try:
+        torch.save({"format": FORMAT, **state}, file)
+    except RuntimeError as error:  # torch still writes the end of the file after the disk was full
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def checkpoint_bytes(state: dict[str, Any]) -> memoryview:

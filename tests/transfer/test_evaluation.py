@@ -42,6 +42,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 Judge = Callable[..., list[Result]]
 
+PARTS = ".*.partial/*.pt"
+"""What an unfinished evaluation saves, in the folder of results."""
+
 
 @pytest.fixture
 def run(tiny_run: Path, tmp_path: Path) -> Path:
@@ -153,18 +156,25 @@ def test_goes_on_after_a_kill_to_the_same_bits(
     assert read_numbers(again.file) == read_numbers(whole.file)
     if blow.name == "offer":  # all that was offered was saved
         assert left == offers[0] - blow.calls
-    assert not [file for file in (tmp_path / "run" / "results").iterdir() if ".part" in file.name]
+    assert not list((tmp_path / "run" / "results").glob(PARTS))
 
 
-def test_a_partial_file_of_another_kind_is_not_used(judge: Judge, uninterrupted: Judge, tmp_path: Path) -> None:
+def test_partial_classifiers_that_are_damaged_or_of_another_evaluation_are_not_used(
+    judge: Judge, uninterrupted: Judge, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     killed = start_evaluation(lambda: judge(seed=1) and 0, tmp_path / "log", KILLED["cached heads"][1])
     killed.join()
-    (left,) = (tmp_path / "run" / "results").glob(".*.part.pt")
-    wanted = left.with_name(left.name.replace("seed1", "seed0"))
-    shutil.copy(left, wanted)
+    (left,) = (tmp_path / "run" / "results").glob(PARTS)
+    shutil.copytree(left.parent, left.parent.with_name(left.parent.name.replace("seed1", "seed0")))
     assert read_numbers(judge()[0].file) == read_numbers(uninterrupted()[0].file)
-    left.write_bytes(b"no checkpoint")
+    assert "these classifiers do not match" in capsys.readouterr().err
+    with left.open("r+b") as file:
+        file.seek(left.stat().st_size // 2)
+        flipped = bytes([file.read(1)[0] ^ 1])
+        file.seek(-1, 1)
+        file.write(flipped)
     assert read_numbers(judge(seed=1)[0].file) == read_numbers(uninterrupted(seed=1)[0].file)
+    assert "1 file of these classifiers is damaged" in capsys.readouterr().err
 
 
 def test_two_processes_at_once_make_one_result(judge: Judge, uninterrupted: Judge, tmp_path: Path) -> None:
@@ -209,7 +219,7 @@ def test_stops_when_asked_to(
     assert "run the same command again to resume" in said
     assert not list((tmp_path / "run").glob("results/*.json"))
     if where == "heads":
-        assert list((tmp_path / "run").glob("results/.*.part.pt")), "saved at once, however short the time since"
+        assert list((tmp_path / "run" / "results").glob(PARTS)), "saved at once, however short the time since"
     assert read_numbers(judge()[0].file) == read_numbers(uninterrupted()[0].file)
 
 
@@ -243,7 +253,7 @@ def test_stops_while_it_waits_for_another_process(judge: Judge, uninterrupted: J
     file.unlink()
     log = tmp_path / "log"
     log.touch()
-    with file.with_name(f".{file.stem}.lock").open("a") as lock:
+    with file.with_name(f".{file.stem}.partial").joinpath(".lock").open("a") as lock:
         fcntl.lockf(lock, fcntl.LOCK_EX)
         process = start_evaluation(lambda: judge() and 0, log)
         wait_until(
