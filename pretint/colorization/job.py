@@ -23,7 +23,6 @@ from pretext.files import write_png
 from pretext.gamut import TEMPERATURE
 from pretext.methods.colorization import resample
 from pretext.settings import to_plain
-from pretext.store import LOCK, lock
 from pretint.colorization.merge import ColorSource, Prediction, Scaled, merge_image
 from pretint.colorization.networks import LARGEST, MODELS, PALE, ColorRange, NetworkColorist
 from pretint.colorization.paths import SHEET, STANDARD, ColorizeJob, FinishedResults, beside, list_jobs
@@ -235,7 +234,7 @@ class _Coloring:
         self.model, self.colors = model, ColorRange()
         self.colorist, self.settings, self.memory = colorist, settings, memory
         self.streamed = memory is None
-        self.locks, self.locked = contextlib.ExitStack(), False  # on the folder, from the first result on
+        self.opened = contextlib.ExitStack()  # the memory, from the first result on if the folder is new
         self.batch = settings.batch or colorist.batch
         self.folder = settings.out or FOLDER
         self.waiting: dict[tuple[int, int], list[_Opened]] = {}
@@ -247,15 +246,17 @@ class _Coloring:
         jobs = self.jobs(images)
         if self.settings.hints and len(jobs) != 1:
             raise UserError(f"hints are for one image, but {len(jobs)} images are named; name only that image")
-        if self.memory is not None:
-            for job in jobs:
-                self.memory.require_ours(self.results(job))
-        left = [job for job in jobs if not self.is_done(job)]
-        stood = len(jobs) - len(left)
-        with self.locks, progress("colorize", len(jobs), "images", done=stood) as advance:
-            for number, job in enumerate(left, 1):
-                finished = self.open(job) + (self.flush() if number == len(left) else 0)
-                advance(finished, "")
+        with self.opened:
+            if self.memory is not None and self.folder.is_dir():
+                self.opened.enter_context(self.memory.open())
+                for job in jobs:
+                    self.memory.require_ours(self.results(job))
+            left = [job for job in jobs if not self.is_done(job)]
+            stood = len(jobs) - len(left)
+            with progress("colorize", len(jobs), "images", done=stood) as advance:
+                for number, job in enumerate(left, 1):
+                    finished = self.open(job) + (self.flush() if number == len(left) else 0)
+                    advance(finished, "")
             sheet = self.sheet(jobs)
         self.done = self.done._replace(stood=stood, sheet=sheet, notes=[*self.warnings(), *self.done.notes])
         if not self.done.written and not (self.streamed and not self.done.skipped):
@@ -374,9 +375,8 @@ class _Coloring:
             raise ImageError(photograph.key, message)
         ab_range = self.colors.add(ab)
         if self.memory is not None:
-            if not self.locked:
-                self.locks.enter_context(lock(self.folder / LOCK, "coloring into it"))
-                self.locked = True
+            if not self.memory.is_open:
+                self.opened.enter_context(self.memory.open())
             self.memory.begin(self.results(job))
         colors: ColorSource = self.colorist.enlarged(ab, opened.lightness, photograph.size)
         ab = ab * settings.saturation

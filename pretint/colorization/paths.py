@@ -5,11 +5,9 @@ No result replaces a file that pretint did not write. If a call was stopped, the
 
 import contextlib
 import glob
-import hashlib
 import itertools
-import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +17,7 @@ from pretext.data.formats import SkippedFiles, system_name
 from pretext.data.patterns import is_pattern, match_paths, split_existing
 from pretext.data.scan import readable
 from pretext.errors import UserError
+from pretext.store import LOCK, Log, key_of, lock
 from pretint.colorization.photographs import FORMATS, Format, is_signed
 
 SHEET = "sheet.png"
@@ -27,7 +26,7 @@ STANDARD = Path("-")
 """Standard input, or standard output."""
 
 FILE = ".pretint-colorize.jsonl"
-"""A file in the folder of results: a line of JSON for every image that was colored."""
+"""A file in the folder of results: a log of the images that were colored."""
 
 _MEANING = 2  # version; raise it when the same settings give other colors
 _WRITTEN: tuple[Format, ...] = ("jpeg", "png", "webp", "tiff")
@@ -168,10 +167,10 @@ def _real(path: Path) -> Path:
 
 
 class FinishedResults:
-    """A record of the images that were colored into a folder.
+    """The images that were colored into a folder: a log there.
 
     A result is valid if its image, everything that its colors depend on, and the result itself have not changed since
-    it was written. Lines that a kill cut are ignored.
+    it was written. In a folder that does not exist yet, none is.
 
     Args:
         folder: the folder of the results.
@@ -181,19 +180,30 @@ class FinishedResults:
 
     def __init__(self, folder: Path, how: Any, files: Iterable[Path]) -> None:
         self.folder, self.path = folder, folder / FILE
-        depends = json.dumps([_MEANING, how, [_state(file) for file in files]], sort_keys=True, default=str)
-        self.how = hashlib.sha256(depends.encode()).hexdigest()[:16]
+        self.how = key_of({"meaning": _MEANING, "how": how, "files": [_state(file) for file in files]})
         self._known: dict[str, dict[str, Any]] = {}
-        try:
-            lines = self.path.read_bytes().splitlines() if self.path.is_file() else []
-        except OSError as error:
-            raise UserError(
-                f"{self.path}: cannot be read ({error.strerror}); name another folder with --out"
-            ) from error
-        for line in lines:
-            with contextlib.suppress(ValueError):  # cut by a kill, perhaps with the next one behind it
-                record = json.loads(line)
-                self._known[record["target"]] = record
+        self._log: Log | None = None
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[None]:
+        """Read the log, or begin it, and hold the folder's lock while the context lasts.
+
+        Raises:
+            UserError: the folder cannot be written to, or another process is coloring into it.
+        """
+        with lock(self.folder / LOCK, "coloring into it"):
+            # In a folder that others may write to: the target of a link is not replaced, and no pipe is waited for.
+            if self.path.is_symlink() or (self.path.exists() and not self.path.is_file()):
+                raise UserError(f"{self.path}: cannot be written (not a regular file); remove it")
+            with self._errors("read"):
+                self._log = Log(self.path, {"colored images": _MEANING}, "records of colored images")
+            self._known = {record["target"]: record for record in self._log.records}
+            yield
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the log was opened."""
+        return self._log is not None
 
     def notes(self, source: Path, targets: Sequence[Path]) -> list[str] | None:
         """Return the notes on an image whose results are all valid; None if one is not.
@@ -229,15 +239,18 @@ class FinishedResults:
         self._append({"target": self._name(targets[0]), **self._record(source, targets), **details})
 
     def _append(self, record: dict[str, Any]) -> None:
+        assert self._log is not None
+        with self._errors("written"):
+            self._log.append([record])
+
+    @contextlib.contextmanager
+    def _errors(self, verb: str) -> Iterator[None]:
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            # In a folder that others may write to: a link or a pipe is refused.
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
-            with os.fdopen(os.open(self.path, flags, 0o666), "a") as file:
-                file.write(json.dumps(record) + "\n")
+            yield
         except OSError as error:
             raise UserError(
-                f"{self.path}: cannot be written ({error.strerror}); free some disk space and run the command again"
+                f"{self.path}: cannot be {verb} ({error.strerror}); free some disk space, or name another folder with "
+                "--out"
             ) from error
 
     def _record(self, source: Path, targets: Sequence[Path]) -> dict[str, Any]:

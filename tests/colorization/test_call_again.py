@@ -89,8 +89,8 @@ def test_after_a_kill_in_mid_change_the_same_call_goes_on(model: Path, tmp_path:
     new = ColorizeSettings(out=tmp_path / "out", size=32, device="cpu", saturation=0.5)
     colorize(model, [tmp_path / "a.jpg"], new)
     lines = ledger.read_text().splitlines(keepends=True)
-    assert len(lines) == 3 and lines[0] == first
-    ledger.write_text("".join(lines[:2]))  # killed after the file had its name, and before the last line
+    assert len(lines) == 4 and "".join(lines[:2]) == first
+    ledger.write_text("".join(lines[:3]))  # killed after the file had its name, and before the last line
     assert colorize(model, [tmp_path / "a.jpg"], new).stood == 0
     assert colorize(model, [tmp_path / "a.jpg"], new).stood == 1
 
