@@ -5,27 +5,29 @@ seed       tells repetitions apart, which a table joins
 content    a path or a name of data, which counts by its content
 machine    where and how fast: the result is the same
 
-A setting that is a dataclass itself is a group: its fields have roles.
+A setting that is a dataclass itself is a group: its fields have roles. A field may also state the interval of its
+values, as "[0, 1)" or "[0, 2^63)", see ``check_ranges``.
 """
 
 from collections.abc import Callable
 from dataclasses import field, fields, is_dataclass
 from typing import Any, Literal, get_args
 
+from pretext.errors import UserError
 from pretext.settings import to_plain
 
 Role = Literal["science", "seed", "content", "machine"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
 
-def science(default: Any) -> Any:
+def science(default: Any, within: str = "") -> Any:
     """Return a field that changes the result. A function or type as default makes the default."""
-    return _field("science", default)
+    return _field("science", default, within)
 
 
-def seed(default: int = 0) -> Any:
+def seed(default: int = 0, within: str = "[0, 2^63)") -> Any:
     """Return a field that tells repetitions apart."""
-    return _field("seed", default)
+    return _field("seed", default, within)
 
 
 def content(default: Any) -> Any:
@@ -33,15 +35,36 @@ def content(default: Any) -> Any:
     return _field("content", default)
 
 
-def machine(default: Any) -> Any:
+def machine(default: Any, within: str = "") -> Any:
     """Return a field that does not change the result."""
-    return _field("machine", default)
+    return _field("machine", default, within)
 
 
-def _field(role: Role, default: Any) -> Any:
+def _field(role: Role, default: Any, within: str = "") -> Any:
     if isinstance(default, Callable):  # type: ignore[arg-type]
-        return field(default_factory=default, metadata={"role": role})
-    return field(default=default, metadata={"role": role})
+        return field(default_factory=default, metadata={"role": role, "within": within})
+    return field(default=default, metadata={"role": role, "within": within})
+
+
+def check_ranges(settings: Any, group: str = "") -> None:
+    """Check that every setting, or every item of a list, lies in the interval that its field states.
+
+    Args:
+        settings: the settings.
+        group: what stands before their names in errors: "head.".
+
+    Raises:
+        UserError: one does not.
+    """
+    for setting in fields(settings):
+        if within := setting.metadata.get("within"):
+            value = getattr(settings, setting.name)
+            ends = (end.partition("^") for end in within[1:-1].split(", "))
+            low, high = (float(base) ** int(power or 1) for base, _, power in ends)
+            for number in value if isinstance(value, list | tuple) else [value]:
+                is_end = (number == low and within[0] == "[") or (number == high and within[-1] == "]")
+                if not (low < number < high or is_end):
+                    raise UserError(f"{group}{setting.name} is {value}: it must lie in {within}")
 
 
 def names(kind: type, *chosen: Role) -> list[str]:

@@ -1,5 +1,6 @@
 """Every setting of a job that leaves something has a role, and a new setting with a default changes no identity."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 
 from pretext import roles
 from pretext.data.pack import PackSettings
+from pretext.errors import UserError
 from pretext.recipe import PretrainSettings
 from pretext.settings import settings_file
 from pretint.colorization import ColorizeSettings, ScoreSettings
@@ -54,6 +56,33 @@ IDENTITIES = {
 def test_every_setting_has_a_role(kind: type[Any]) -> None:
     by_role = {role: roles.names(kind, role) for role in roles.ROLES}
     assert roles.names(kind, *roles.ROLES) and by_role["science"] and by_role["machine"]
+
+
+@dataclass
+class Ranges:
+    share: float = roles.science(0.5, "(0, 1]")
+    sides: list[int] = roles.science(lambda: [1, 4], "[1, 4096]")
+    seed: int = roles.seed()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({}, ""),
+        ({"share": 1, "sides": [1, 4096], "seed": 2**63 - 1}, ""),
+        ({"share": 0}, r"x\.share is 0: it must lie in \(0, 1\]"),
+        ({"share": float("nan")}, "share is nan"),
+        ({"sides": [1, 4097]}, r"sides is \[1, 4097\]"),
+        ({"seed": 2**63}, r"seed is 9223372036854775808: it must lie in \[0, 2\^63\)"),
+        ({"seed": -1}, "seed is -1"),
+    ],
+)
+def test_a_setting_lies_in_its_interval(changed: dict[str, Any], message: str) -> None:
+    if not message:
+        roles.check_ranges(Ranges(**changed))
+        return
+    with pytest.raises(UserError, match=message):
+        roles.check_ranges(Ranges(**changed), "x.")
 
 
 def test_roles_of_a_pretraining() -> None:

@@ -67,23 +67,20 @@ class EvaluationSettings:
     train: str = roles.content("")
     test: str = roles.content("")
     classes: list[str] = roles.science(list)
-    fraction: float = roles.science(1.0)
-    size: int = roles.science(0)
+    fraction: float = roles.science(1.0, "(0, 1]")
+    size: int = roles.science(0, "[0, 4096]")
     seed: int = roles.seed()
     stages: list[str] = roles.science(list)
     reference: bool = roles.machine(True)
     device: str = roles.machine("auto")
     precision: Literal["auto", "bf16", "fp32"] = roles.science("auto")
-    workers: int = roles.machine(-1)
+    workers: int = roles.machine(-1, "[-1, 256]")
     cache: str = roles.machine("")
     storage: Literal["float16", "float32"] = roles.science("float16")
     out: str = roles.machine("")
 
     def __post_init__(self) -> None:
-        if not 0 <= self.size <= 4096 or not -1 <= self.workers <= 256 or not 0 <= self.seed < 2**63:
-            raise UserError("size must lie in [0, 4096], workers in [-1, 256], and seed must lie in [0, 2^63)")
-        if not 0 < self.fraction <= 1:
-            raise UserError(f"fraction is {self.fraction}: give a share of the labels, above 0 and at most 1")
+        roles.check_ranges(self)
 
 
 class Partial:

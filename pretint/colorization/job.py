@@ -75,39 +75,24 @@ class ColorizeSettings:
 
     out: Path | None = roles.machine(None)
     format: Literal["auto", "jpeg", "png", "webp", "tiff"] = roles.science("auto")
-    quality: int = roles.science(QUALITY)
-    size: int = roles.science(0)
-    temperature: float = roles.science(TEMPERATURE)
-    saturation: float = roles.science(1.0)
-    samples: int = roles.science(0)
+    quality: int = roles.science(QUALITY, "[1, 100]")
+    size: int = roles.science(0, f"[0, {LARGEST}]")
+    temperature: float = roles.science(TEMPERATURE, "[0.01, inf)")
+    saturation: float = roles.science(1.0, "[0, 10]")
+    samples: int = roles.science(0, "[0, 100]")
     uncertainty: bool = roles.science(False)
     hints: Path | None = roles.science(None)
     first_frame: bool = roles.machine(False)
-    megapixels: float = roles.machine(MEGAPIXELS)
+    megapixels: float = roles.machine(MEGAPIXELS, "(0, inf)")
     sheet: bool = roles.machine(True)
-    batch: int = roles.machine(0)
-    seed: int = roles.seed()
+    batch: int = roles.machine(0, "[0, 1024]")
+    seed: int = roles.seed(within="[0, 2^62)")
     device: str = roles.machine("auto")
     reference: ReferenceSettings = field(default_factory=ReferenceSettings)
     scribbles: ScribbleSettings = field(default_factory=ScribbleSettings)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.size <= LARGEST:
-            raise UserError(f"size is {self.size}: it must lie in [0, {LARGEST}]")
-        if not 0.01 <= self.temperature < math.inf:
-            raise UserError(f"temperature is {self.temperature}: it must be 0.01 or more, and finite")
-        if not 0 <= self.saturation <= 10:
-            raise UserError(f"saturation is {self.saturation}: it must lie in [0, 10]")
-        if not 1 <= self.quality <= 100:
-            raise UserError(f"quality is {self.quality}: it must lie in [1, 100]")
-        if not 0 <= self.samples <= 100:
-            raise UserError(f"samples is {self.samples}: it must lie in [0, 100]")
-        if not 0 < self.megapixels < math.inf:
-            raise UserError(f"megapixels is {self.megapixels}: it must be above 0, and finite")
-        if not 0 <= self.batch <= 1024:
-            raise UserError(f"batch is {self.batch}: it must lie in [0, 1024]")
-        if not 0 <= self.seed < 2**62:
-            raise UserError(f"seed is {self.seed}: it must lie in [0, 2^62)")
+        roles.check_ranges(self)
 
 
 class ColorizeResult(NamedTuple):

@@ -30,7 +30,7 @@ from pretext.errors import UserError
 from pretext.yaml_reader import read_yaml
 from pretint.colorization.hints import require_file, shown
 from pretint.colorization.merge import Prediction
-from pretint.colorization.upscale import PIXELS, AlongEdges, check_pixels, reduced_size
+from pretint.colorization.upscale import PIXELS, PIXELS_RANGE, AlongEdges, reduced_size
 from transfer.bootstrap import Floats
 
 SAMPLES = 200
@@ -40,7 +40,6 @@ GRAY = 5.0
 """A reference has no color if every |a| and |b| is at most this."""
 
 _WINDOW = 5
-_MOST_SAMPLES = 4_000_000
 _ROWS = 1 << 14  # pixels whose windows are compared at once
 
 
@@ -85,17 +84,13 @@ class ReferenceSettings:
             - {reference: [10, 20, 80, 60], photo: [200, 40, 50, 50]}
     """
 
-    samples: int = roles.science(SAMPLES)
+    samples: int = roles.science(SAMPLES, "[0, 4000000]")
     seed: int = roles.seed()
-    pixels: int = roles.science(PIXELS)
+    pixels: int = roles.science(PIXELS, PIXELS_RANGE)
     swatches: str = roles.science("")
 
     def __post_init__(self) -> None:
-        check_pixels(self.pixels)
-        if not 0 <= self.samples <= _MOST_SAMPLES:
-            raise UserError(f"samples is {self.samples}: it must lie in [0, {_MOST_SAMPLES:,}]")
-        if self.seed < 0:
-            raise UserError(f"seed is {self.seed}: it must be 0 or more")
+        roles.check_ranges(self)
 
 
 class ReferenceSamples(NamedTuple):

@@ -30,10 +30,9 @@ from scipy.sparse import linalg
 from torch import Tensor
 
 from pretext import roles
-from pretext.errors import UserError
 from pretint.colorization.hints import Hints
 from pretint.colorization.merge import Prediction
-from pretint.colorization.upscale import PIXELS, AlongEdges, check_pixels, reduced_size
+from pretint.colorization.upscale import PIXELS, PIXELS_RANGE, AlongEdges, reduced_size
 from transfer.bootstrap import Floats
 
 VARIANCE = 0.6
@@ -45,7 +44,6 @@ TOLERANCE = 1e-3
 DIRECT = 1 << 16
 """The largest number of unknowns for which the factors are in double precision."""
 
-_LEAST_VARIANCE, _MOST_VARIANCE = 0.02, 100.0
 _NEAREST = 0.01
 _FLOOR = 2e-6
 _LEAST = 1e-8  # of any weight, so that a region behind sharp edges without a given color still takes one
@@ -195,13 +193,11 @@ class ScribbleSettings:
             prints; less keeps colors better behind weak edges, and spreads them less over texture.
     """
 
-    pixels: int = roles.science(PIXELS)
-    variance: float = roles.science(VARIANCE)
+    pixels: int = roles.science(PIXELS, PIXELS_RANGE)
+    variance: float = roles.science(VARIANCE, "[0.02, 100]")
 
     def __post_init__(self) -> None:
-        check_pixels(self.pixels)
-        if not _LEAST_VARIANCE <= self.variance <= _MOST_VARIANCE:
-            raise UserError(f"variance is {self.variance}: it must lie in [{_LEAST_VARIANCE}, {_MOST_VARIANCE:g}]")
+        roles.check_ranges(self)
 
 
 class ScribblesColorist:

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from pretext.color import rgb_to_lightness
-from pretext.errors import UserError
 from pretint.colorization.hints import KnownPixels
 from pretint.colorization.merge import Float32Array, ImageRows
 
@@ -25,14 +24,10 @@ PIXELS = 500_000
 RANGE = 5.0
 """Standard deviation of the weight over the difference in L; a larger difference is an edge."""
 
-_MOST_PIXELS = 4_000_000
+PIXELS_RANGE = "[1, 4000000]"
+"""The range of such a number in settings."""
+
 _LEAST = 1e-6  # if no neighbor has a near lightness, only the place counts
-
-
-def check_pixels(pixels: int) -> None:
-    """Raise UserError if ``pixels`` is out of range."""
-    if not 1 <= pixels <= _MOST_PIXELS:
-        raise UserError(f"pixels is {pixels}: it must lie in [1, {_MOST_PIXELS:,}]")
 
 
 def reduced_size(height: int, width: int, pixels: int) -> tuple[int, int]:

@@ -403,7 +403,7 @@ BAD: dict[str, tuple[str, str]] = {
     "network": ("probe BAD/nothing --train TRAIN --test TEST", "no such network"),
     "mode": ("probe RUN --train TRAIN --test TEST --mode both --protocol logistic", "use mode cached"),
     "no such mode": ("probe RUN --train TRAIN --test TEST --mode fresh", "fresh"),
-    "fraction 0": ("probe RUN --fraction 0", "above 0 and at most 1"),
+    "fraction 0": ("probe RUN --fraction 0", "fraction is 0.0: it must lie in (0, 1]"),
     "fraction nan": ("probe RUN --fraction nan", "fraction"),
     "no labels to speak of": ("probe RUN --train TRAIN --test TEST --fraction 1e-9", "larger fraction"),
     "classes of one label": ("probe RUN --train TRAIN --test TEST --classes [class1]", "one class each"),

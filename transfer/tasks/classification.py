@@ -39,16 +39,12 @@ class ClassifyHeadSettings:
 
     kind: Literal["linear", "fc"] = roles.science("linear")
     stage: str = roles.science("")
-    width: int = roles.science(4096)
-    grid: int = roles.science(6)
-    dropout: float = roles.science(0.5)
+    width: int = roles.science(4096, "[1, inf)")
+    grid: int = roles.science(6, "[1, inf)")
+    dropout: float = roles.science(0.5, "[0, 1)")
 
     def __post_init__(self) -> None:
-        for name in ("width", "grid"):
-            if getattr(self, name) < 1:
-                raise UserError(f"head.{name} is {getattr(self, name)}: it must be 1 or more")
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"head.dropout is {self.dropout}: give a share, at least 0 and below 1")
+        roles.check_ranges(self, "head.")
 
 
 class Classify(nn.Module):
@@ -130,19 +126,14 @@ class JitterSettings:
         flip: probability of mirroring left and right.
     """
 
-    size: int = roles.science(227)
-    scale: tuple[float, float] = roles.science((0.5, 2.0))
-    flip: float = roles.science(0.5)
+    size: int = roles.science(227, "[1, 4096]")
+    scale: tuple[float, float] = roles.science((0.5, 2.0), "[0.015625, 64]")
+    flip: float = roles.science(0.5, "[0, 1]")
 
     def __post_init__(self) -> None:
-        if not 1 <= self.size <= 4096:
-            raise UserError(f"jitter.size is {self.size}: it must lie in [1, 4096] pixels")
-        if not 1 / 64 <= self.scale[0] <= self.scale[1] <= 64:
-            raise UserError(
-                f"jitter.scale is {list(self.scale)}: give two numbers with 1/64 <= smallest <= largest <= 64"
-            )
-        if not 0 <= self.flip <= 1:
-            raise UserError(f"jitter.flip is {self.flip}: give a probability from 0 to 1")
+        roles.check_ranges(self, "jitter.")
+        if self.scale[0] > self.scale[1]:
+            raise UserError(f"jitter.scale is {list(self.scale)}: give the smallest scale first")
 
 
 class JitteredExamples(AugmentedDataset):
@@ -240,21 +231,17 @@ class ClassifySettings(FinetuneSettings):
     way: Literal["resized", "jittered"] = roles.science("resized")
     crop: CropSettings = field(default_factory=CropSettings)
     jitter: JitterSettings = field(default_factory=JitterSettings)
-    test_crops: int = roles.science(1)
+    test_crops: int = roles.science(1, "[1, 1000]")
     head: ClassifyHeadSettings = field(default_factory=ClassifyHeadSettings)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.size:
             raise UserError("size is 0: all images of a batch need the same size; set size to it, in pixels")
-        if not 1 <= self.test_crops <= 1000 or (self.test_crops > 1 and self.way != "jittered"):
-            raise UserError(
-                f"test_crops is {self.test_crops}: give a number from 1 to 1000; more than 1 needs way jittered"
-            )
-        for name, size, default in (
-            ("crop", self.crop.size, CropSettings()),
-            ("jitter", self.jitter.size, JitterSettings()),
-        ):
+        if self.test_crops > 1 and self.way != "jittered":
+            raise UserError(f"test_crops is {self.test_crops}: more than 1 needs way jittered")
+        for name, default in (("crop", CropSettings()), ("jitter", JitterSettings())):
+            size = getattr(self, name).size
             if size not in (default.size, self.size):
                 raise UserError(
                     f"{name}.size is {size}, but crops are as large as size, {self.size}; leave {name}.size out"

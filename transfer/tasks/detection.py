@@ -38,18 +38,17 @@ class DetectionSizes:
         difficult: learn from objects marked difficult, too.
     """
 
-    shorter: list[int] = roles.science(lambda: [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800])
+    shorter: list[int] = roles.science(lambda: [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800], "[1, 4096]")
     longest: int = roles.science(1333)
-    flip: float = roles.science(0.5)
+    flip: float = roles.science(0.5, "[0, 1]")
     difficult: bool = roles.science(False)
 
     def __post_init__(self) -> None:
-        if not self.shorter or not all(1 <= length <= 4096 for length in self.shorter):
-            raise UserError(f"sizes.shorter is {self.shorter}: give lengths in [1, 4096] pixels")
+        roles.check_ranges(self, "sizes.")
+        if not self.shorter:
+            raise UserError("sizes.shorter is empty: give lengths in pixels")
         if not max(self.shorter) <= self.longest <= 8192:
             raise UserError(f"sizes.longest is {self.longest}: it must lie in [{max(self.shorter)}, 8192] pixels")
-        if not 0 <= self.flip <= 1:
-            raise UserError(f"sizes.flip is {self.flip}: give a probability from 0 to 1")
 
 
 class DetectionExamples(AugmentedDataset):

@@ -61,38 +61,28 @@ class DetectHeadSettings:
 
     form: Literal["faster", "fast"] = roles.science("faster")
     neck: str = roles.science("fpn")
-    channels: int = roles.science(256)
+    channels: int = roles.science(256, "[1, inf)")
     box: Literal["layers", "stage"] = roles.science("layers")
     box_after: str = roles.science("")
-    width: int = roles.science(1024)
-    pooled: int = roles.science(7)
+    width: int = roles.science(1024, "[1, inf)")
+    pooled: int = roles.science(7, "[1, inf)")
     pooling: Literal["mean", "max"] = roles.science("mean")
-    anchors: list[float] = roles.science(lambda: [32.0, 64.0, 128.0, 256.0, 512.0])
-    sampled: int = roles.science(256)
-    candidates: tuple[int, int] = roles.science((2000, 1000))
-    proposals: tuple[int, int] = roles.science((2000, 1000))
-    rois: int = roles.science(512)
-    positive: float = roles.science(0.25)
-    least_score: float = roles.science(0.05)
-    overlap: float = roles.science(0.5)
-    most: int = roles.science(100)
+    anchors: list[float] = roles.science(lambda: [32.0, 64.0, 128.0, 256.0, 512.0], "(0, 1e5)")
+    sampled: int = roles.science(256, "[1, inf)")
+    candidates: tuple[int, int] = roles.science((2000, 1000), "[1, inf)")
+    proposals: tuple[int, int] = roles.science((2000, 1000), "[1, inf)")
+    rois: int = roles.science(512, "[1, inf)")
+    positive: float = roles.science(0.25, "(0, 1]")
+    least_score: float = roles.science(0.05, "[0, 1)")
+    overlap: float = roles.science(0.5, "(0, 1]")
+    most: int = roles.science(100, "[1, inf)")
 
     def __post_init__(self) -> None:
-        for name in ("channels", "width", "pooled", "sampled", "rois", "most"):
-            if getattr(self, name) < 1:
-                raise UserError(f"head.{name} is {getattr(self, name)}: it must be 1 or more")
-        for name in ("candidates", "proposals"):
-            if min(getattr(self, name)) < 1:
-                raise UserError(f"head.{name} is {list(getattr(self, name))}: both must be 1 or more")
-        if not self.anchors or not 0 < min(self.anchors) <= max(self.anchors) < 1e5:
-            raise UserError(f"head.anchors is {self.anchors}: give one size or more, in pixels")
-        for name in ("positive", "overlap"):
-            if not 0 < getattr(self, name) <= 1:
-                raise UserError(f"head.{name} is {getattr(self, name)}: a share in (0, 1]")
+        roles.check_ranges(self, "head.")
+        if not self.anchors:
+            raise UserError("head.anchors is empty: give one size or more, in pixels")
         if self.box_after and self.box != "stage":
             raise UserError(f"head.box_after is {self.box_after}: it needs head.box stage; set head.box to stage")
-        if not 0 <= self.least_score < 1:
-            raise UserError(f"head.least_score is {self.least_score}: it must lie in [0, 1)")
 
 
 class PredictedBoxes(NamedTuple):

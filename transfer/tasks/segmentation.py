@@ -45,17 +45,14 @@ class SegmentHeadSettings:
     """
 
     kind: Literal["fcn32", "fcn16", "fcn8", "deeplab"] = roles.science("fcn32")
-    dropout: float = roles.science(0.5)
-    width: int = roles.science(256)
-    rates: list[int] = roles.science(lambda: [6, 12, 18])
+    dropout: float = roles.science(0.5, "[0, 1)")
+    width: int = roles.science(256, "[1, inf)")
+    rates: list[int] = roles.science(lambda: [6, 12, 18], "[1, inf)")
 
     def __post_init__(self) -> None:
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"head.dropout is {self.dropout}: give a share, at least 0 and below 1")
-        if self.width < 1:
-            raise UserError(f"head.width is {self.width}: it must be 1 or more")
-        if not self.rates or min(self.rates) < 1:
-            raise UserError(f"head.rates is {self.rates}: give one dilation or more, each 1 or more")
+        roles.check_ranges(self, "head.")
+        if not self.rates:
+            raise UserError("head.rates is empty: give one dilation or more")
 
 
 class Segment(nn.Module):
@@ -178,22 +175,15 @@ class SegmentationCrops:
         flip: probability of mirroring left and right.
     """
 
-    size: int = roles.science(480)
-    shorter: int = roles.science(0)
-    scale: tuple[float, float] = roles.science((0.5, 2.0))
-    flip: float = roles.science(0.5)
+    size: int = roles.science(480, "[1, 4096]")
+    shorter: int = roles.science(0, "[0, 4096]")
+    scale: tuple[float, float] = roles.science((0.5, 2.0), "[0.015625, 64]")
+    flip: float = roles.science(0.5, "[0, 1]")
 
     def __post_init__(self) -> None:
-        if not 1 <= self.size <= 4096:
-            raise UserError(f"crops.size is {self.size}: it must lie in [1, 4096] pixels")
-        if not 0 <= self.shorter <= 4096:
-            raise UserError(f"crops.shorter is {self.shorter}: it must lie in [1, 4096] pixels, or be 0: as they are")
-        if not 1 / 64 <= self.scale[0] <= self.scale[1] <= 64:
-            raise UserError(
-                f"crops.scale is {list(self.scale)}: give two numbers with 1/64 <= smallest <= largest <= 64"
-            )
-        if not 0 <= self.flip <= 1:
-            raise UserError(f"crops.flip is {self.flip}: give a probability from 0 to 1")
+        roles.check_ranges(self, "crops.")
+        if self.scale[0] > self.scale[1]:
+            raise UserError(f"crops.scale is {list(self.scale)}: give the smallest scale first")
 
 
 class SegmentationExamples(AugmentedDataset):

@@ -63,9 +63,9 @@ class FinetuneSettings:
     batch_norm: BatchNorm = roles.science("train")
     backbone: dict[str, Any] = roles.science(dict)
     color: bool = roles.science(False)
-    head_rate: float = roles.science(1.0)
+    head_rate: float = roles.science(1.0, "(0, 1e6)")
     size: int = roles.science(224)
-    holdout: int = roles.science(64)
+    holdout: int = roles.science(64, "[0, inf)")
     reference: bool = roles.machine(True)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     machine: MachineSettings = field(default_factory=MachineSettings)
@@ -73,12 +73,9 @@ class FinetuneSettings:
     out: str = roles.machine("")
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**63:
-            raise UserError(f"seed is {self.seed}: it must lie in [0, 2^63)")
+        roles.check_ranges(self)
         if self.size and not 16 <= self.size <= 4096:
             raise UserError(f"size is {self.size}: it must lie in [16, 4096] pixels")
-        if self.holdout < 0 or not 0 < self.head_rate < 1e6:
-            raise UserError("holdout must not be negative, and head_rate must be above 0")
 
     @property
     def science(self) -> dict[str, Any]:

@@ -46,7 +46,6 @@ from pretint.colorization.scores.table import (
 FOLDER = "scores"
 """The folder of a run that holds its scores."""
 
-_LEAST = 16
 _RECORDS = 2  # version of records; raise it when their meaning changes
 
 
@@ -78,10 +77,10 @@ class ScoreSettings:
 
     images: str = roles.content("")
     out: str = roles.machine("")
-    size: int = roles.science(256)
-    most: int = roles.science(0)
-    gray_threshold: float = roles.science(5.0)
-    temperature: float = roles.science(TEMPERATURE)
+    size: int = roles.science(256, f"[16, {LARGEST}]")
+    most: int = roles.science(0, "[0, inf)")
+    gray_threshold: float = roles.science(5.0, "[0, inf)")
+    temperature: float = roles.science(TEMPERATURE, f"[{COLDEST}, inf)")
     prior: str = roles.science("")
     lpips: str = roles.science("")
     inception: str = roles.science("")
@@ -90,18 +89,11 @@ class ScoreSettings:
     against: str = roles.machine("")
     format: OutputFormat = roles.machine("terminal")
     seed: int = roles.seed()
-    batch: int = roles.machine(8)
+    batch: int = roles.machine(8, "[1, inf)")
     device: str = roles.machine("auto")
 
     def __post_init__(self) -> None:
-        if not _LEAST <= self.size <= LARGEST:
-            raise UserError(f"size is {self.size}: it must lie in [{_LEAST}, {LARGEST:,}]")
-        if not COLDEST <= self.temperature < float("inf"):
-            raise UserError(f"temperature is {self.temperature}: it must be {COLDEST} or more, and finite")
-        if not 0 <= self.gray_threshold < float("inf"):
-            raise UserError(f"gray_threshold is {self.gray_threshold}: it must be 0 or more, and finite")
-        if self.most < 0 or self.batch < 1 or not 0 <= self.seed < 2**63:
-            raise UserError("most must be 0 or more, batch 1 or more, and seed lie in [0, 2^63)")
+        roles.check_ranges(self)
         if self.disjoint and not self.inception:
             raise UserError("disjoint is for FID, which needs weights of Inception; name them with --inception")
         if self.disjoint and self.disjoint == self.images:
