@@ -10,6 +10,9 @@ identity.json                  the identity, sealed
 .lock                          held by the process that fills the artifact
 .*.part                        a part that is being written
 
+An artifact holds large parts, such as features or half-trained classifiers, which are read by name or mapped into
+memory. A log holds many small records, which are read whole and appended one by one: a file for each would be slow.
+
 A record is a JSON object that is sealed: it holds a digest of its other fields. It is a file, or a line of a log, which
 only grows: a line that a kill cut short is dropped when the log is opened again.
 """

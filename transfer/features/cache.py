@@ -1,6 +1,7 @@
 """The cache of features on disk: an artifact for each network, image dataset and pooling rule.
 
-It holds rows of numbers, one for each image, in blocks. A block has these parts:
+It holds rows of numbers, one for each image, in blocks: whole blocks are appended, and their columns are mapped into
+memory. A block has these parts:
 
 FIRST-LAST.conv1.DIGEST.f16    the rows of a column, from FIRST to before LAST: raw, little-endian
 FIRST-LAST.block.DIGEST.json   written last: the images that cannot be read, and the seconds that the rows took
