@@ -32,7 +32,6 @@ from transfer.tasks.registry import TASKS
 from transfer.tasks.task import FinetuneSettings, Task, predictions
 from transfer.voc.boxes import objects_of
 from transfer.voc.masks import mask_of
-from transfer.voc.proposals import write_proposals
 
 SMALL: dict[str, dict[str, Any]] = {
     "classify": {"size": 48, "crop": {"area": [0.6, 1.0]}},
@@ -400,7 +399,7 @@ def test_other_proposals_are_another_run(run: Path, devkit: Path, tmp_path: Path
     file, names = tmp_path / "boxes.npz", [f"{number:06}" for number in range(40)]
     found = []
     for boxes in ([[0.0, 0, 30, 30], [20, 20, 60, 60]], [[0.0, 0, 60, 60], [1, 2, 20, 20]]):
-        write_proposals(file, dict.fromkeys(names, np.array(boxes, np.float32)))
+        np.savez(file, **dict.fromkeys(names, np.array(boxes, np.float32)))
         changed = {"head": {**SMALL["detect"]["head"], "form": "fast"}, "proposals": str(file), "reference": False}
         found += tuned([run], "detect", devkit, **changed)
     assert found[0].train_digest != found[1].train_digest and found[0].file != found[1].file

@@ -76,12 +76,12 @@ def test_its_head_fits_the_backbone(recipe: Path) -> None:
             assert len(network.predict(rgb, sizes, [torch.tensor([[20.0, 30.0, 200.0, 180.0]])])) == 1
         elif isinstance(settings, SegmentSettings):
             network = Segment(features, 21, settings.head).eval()
-            assert network.predict(rgb, (60, 64)).shape == (1, 60, 64)
+            assert network(rgb, (60, 64)).shape == (1, 21, 60, 64)
         else:
             assert isinstance(settings, ClassifySettings)
             network = Classify(features, 20, settings.head).eval()
             side = settings.size
-            assert network.predict(torch.zeros(1, 3, side, side, dtype=torch.uint8)).shape == (1, 20)
+            assert network(torch.zeros(1, 3, side, side, dtype=torch.uint8)).shape == (1, 20)
 
 
 def recipe_of(name: str) -> FinetuneSettings:

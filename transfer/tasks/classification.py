@@ -108,12 +108,6 @@ class Classify(nn.Module):
         losses = F.binary_cross_entropy_with_logits(logits, labels.clamp(min=0).to(logits.dtype), reduction="none")
         return (losses * counted).sum() / counted.sum().clamp(min=1)
 
-    def predict(self, rgb: Tensor) -> Tensor:
-        """Return the logits, as ``forward``; the network must be in eval mode."""
-        assert not self.training
-        logits: Tensor = self(rgb)
-        return logits
-
 
 @dataclass
 class JitterSettings:
@@ -143,15 +137,12 @@ class JitteredExamples(AugmentedDataset):
         parts: labeled sources, or some images of such sources.
         jitter: how crops are drawn.
         seed: as ``AugmentedDataset``.
-        weights: as ``AugmentedDataset``.
     """
 
     draws = 4
 
-    def __init__(
-        self, parts: Sequence[ImageDataset], jitter: JitterSettings, seed: int, weights: Sequence[float] | None = None
-    ) -> None:
-        super().__init__(parts, seed, weights)
+    def __init__(self, parts: Sequence[ImageDataset], jitter: JitterSettings, seed: int) -> None:
+        super().__init__(parts, seed)
         self.jitter = jitter
 
     def make(self, part: int, index: int, uniform: np.ndarray) -> tuple[Tensor, Any]:

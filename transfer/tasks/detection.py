@@ -21,7 +21,7 @@ from transfer.targets import count_shared
 from transfer.tasks import visualize
 from transfer.tasks.alignment import FeatureNetwork
 from transfer.tasks.detection_head import DetectHeadSettings, Detector, neck_stages
-from transfer.tasks.task import FinetuneSettings, Task, digest_of, divergence_error
+from transfer.tasks.task import FinetuneSettings, Task, digest_of, divergence_error, scale_image
 from transfer.voc.boxes import BoxDataset, objects_of, open_boxed
 from transfer.voc.images import resolve_subset
 from transfer.voc.proposals import Proposals, open_proposals
@@ -63,7 +63,6 @@ class DetectionExamples(AugmentedDataset):
         sizes: how images are scaled.
         seed: as ``AugmentedDataset``.
         proposals: for every part; where a part is some images of a source, the proposals of that source.
-        weights: as ``AugmentedDataset``.
     """
 
     draws = 2
@@ -74,9 +73,8 @@ class DetectionExamples(AugmentedDataset):
         sizes: DetectionSizes,
         seed: int,
         proposals: Sequence[Proposals] | None = None,
-        weights: Sequence[float] | None = None,
     ) -> None:
-        super().__init__(parts, seed, weights)
+        super().__init__(parts, seed)
         assert proposals is None or len(proposals) == len(parts)
         self.sizes, self.proposals = sizes, proposals
 
@@ -152,10 +150,9 @@ def detection_view(source: ImageDataset, index: int, shorter: int, longest: int)
     """
     image = source.read(index)
     factor = min(shorter / min(image.size), longest / max(image.size))
-    size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
-    scaled = image.resize(size, Image.Resampling.BILINEAR)
-    exact = np.array([size[0] / image.width, size[1] / image.height] * 2, np.float32)
-    return DetectionView(torch.from_numpy(np.array(scaled)).permute(2, 0, 1), exact)
+    rgb = scale_image(image, factor)
+    exact = np.array([rgb.shape[2] / image.width, rgb.shape[1] / image.height] * 2, np.float32)
+    return DetectionView(rgb, exact)
 
 
 POINTS: tuple[Points, ...] = ("11 points", "all points", "COCO")

@@ -23,7 +23,7 @@ from transfer.metrics import Metric, confusion, segmentation_outcome
 from transfer.targets import count_shared
 from transfer.tasks import visualize
 from transfer.tasks.alignment import FeatureNetwork, grids, read_between
-from transfer.tasks.task import FinetuneSettings, Float32, Task, digest_of, divergence_error
+from transfer.tasks.task import FinetuneSettings, Float32, Task, digest_of, divergence_error, scale_image
 from transfer.voc.masks import UNCOUNTED, MaskDataset, mask_of, open_masked
 
 IGNORED = 255
@@ -123,12 +123,6 @@ class Segment(nn.Module):
         losses = F.cross_entropy(self(rgb), target, ignore_index=IGNORED, reduction="sum")
         return losses / (target != IGNORED).sum().clamp(min=1)
 
-    def predict(self, rgb: Tensor, size: tuple[int, int]) -> Tensor:
-        """Return the likeliest class of every pixel: (B, H, W), uint8, for ``size`` (H, W); needs eval mode."""
-        assert not self.training
-        logits: Tensor = self(rgb, size)
-        return logits.argmax(1).to(torch.uint8)
-
 
 def skips(stages: tuple[Stage, ...], kind: str) -> list[Stage]:
     """Return the stages, except the last, whose scores a head adds: the last of each stride, coarse before fine.
@@ -193,15 +187,12 @@ class SegmentationExamples(AugmentedDataset):
         parts: ``MaskDataset`` images.
         crops: how crops are drawn.
         seed: as ``AugmentedDataset``.
-        weights: as ``AugmentedDataset``.
     """
 
     draws = 4
 
-    def __init__(
-        self, parts: Sequence[ImageDataset], crops: SegmentationCrops, seed: int, weights: Sequence[float] | None = None
-    ) -> None:
-        super().__init__(parts, seed, weights)
+    def __init__(self, parts: Sequence[ImageDataset], crops: SegmentationCrops, seed: int) -> None:
+        super().__init__(parts, seed)
         self.crops = crops
 
     def make(self, part: int, index: int, uniform: np.ndarray) -> tuple[Tensor, Any]:
@@ -282,11 +273,7 @@ def segmentation_view(source: ImageDataset, index: int, shorter: int = 0) -> Ten
         ImageError: it cannot be read.
     """
     image = source.read(index)
-    if shorter:
-        factor = shorter / min(image.size)
-        size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
-        image = image.resize(size, Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    return scale_image(image, shorter / min(image.size) if shorter else 1.0)
 
 
 @dataclass
@@ -385,7 +372,4 @@ class SegmentationTask(Task):
 
     def drawn(self, source: ImageDataset, index: int, result: Any) -> tuple[Image.Image, Image.Image]:
         image, truth = source.read(index), mask_of(source, index)
-        return (
-            visualize.draw_mask(image, truth, self.classes),
-            visualize.draw_mask(image, result.mask, self.classes),
-        )
+        return (visualize.draw_mask(image, truth, self.classes), visualize.draw_mask(image, result.mask, self.classes))

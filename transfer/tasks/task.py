@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -192,6 +193,13 @@ def predictions(
     if processes > 1:
         return dict(distributed.all_gather_objects(list(results.items()))), distributed.all_gather_objects(skipped)
     return results, skipped
+
+
+def scale_image(image: Image.Image, factor: float) -> Tensor:
+    """Return an RGB image scaled by a factor, bilinear: uint8 (3, H, W)."""
+    size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+    scaled = image if size == image.size else image.resize(size, Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(scaled)).permute(2, 0, 1)
 
 
 def digest_of(source: ImageDataset, classes: Sequence[str], truth: bytes) -> str:

@@ -13,7 +13,7 @@ from pretext.data.folder import Files
 from pretext.data.scan import Paths
 from pretext.data.source import ImageDataset
 from pretext.data.voc import PREFIX, Voc, open_part
-from pretext.errors import ImageError, UserError
+from pretext.errors import UserError
 
 
 class ImageFile(NamedTuple):
@@ -85,21 +85,3 @@ def resolve_subset(source: ImageDataset, index: int) -> tuple[ImageDataset, int]
     if isinstance(source, Subset):
         return resolve_subset(source.source, source.index(index))
     return source, index
-
-
-def require_size(key: str, what: str, size: tuple[int, int], image: tuple[int, int]) -> None:
-    """Refuse an annotation for an image of another size.
-
-    Args:
-        key: of the annotation's file.
-        what: its subject and verb, such as "the mask has".
-        size: its width and height.
-        image: width and height of the image.
-
-    Raises:
-        ImageError: the sizes differ.
-    """
-    if size != image:
-        raise ImageError(
-            key, f"{what} {size[0]} x {size[1]} pixels, and the image {image[0]} x {image[1]}; take its own"
-        )

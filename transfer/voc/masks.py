@@ -15,7 +15,7 @@ from pretext.data.formats import KNOWN
 from pretext.data.source import ImageDataset
 from pretext.data.voc import CLASSES, Voc, files_by_stem, read_file, read_list
 from pretext.errors import ImageError, UserError
-from transfer.voc.images import ImageFile, VocImages, open_parts, prefixes, require_size, resolve_subset
+from transfer.voc.images import ImageFile, VocImages, open_parts, prefixes, resolve_subset
 
 BACKGROUND, UNCOUNTED = 0, 255
 """Values of a mask other than the classes 1..20: pixels of no class, and contours, which do not count."""
@@ -27,58 +27,49 @@ _LARGEST = 2**22  # bytes: a mask has some ten thousand
 _SIDE = 2**14
 
 
-class SbdMasks:
-    """The masks of SBD that may join a part of VOC2012.
+def find_sbd_masks(folder: str, part: Voc, problems: list[tuple[str, str]]) -> list[tuple[ImageFile, Path]]:
+    """Return the masks of SBD that may join a part of VOC2012, by name, each with its image's file.
 
     SBD is the Semantic Boundaries Dataset (Hariharan et al., ICCV 2011): a folder of ``.mat`` files as published
     (``benchmark_RELEASE/dataset/cls``), or of PNGs as it is passed on with VOC's own masks among them
-    (``SegmentationClassAug``). Its masks have no contour of 255.
+    (``SegmentationClassAug``). Its masks have no contour of 255. Those of images in VOC's own val list are left out.
 
     Args:
         folder: as the user named it: the folder of the masks, or what they were unpacked to.
         part: train or trainval, by its list of ``ImageSets/Segmentation``.
+        problems: masks without an image are added.
 
     Raises:
         UserError: another part; no mask in the folder; no list of VOC's validation images.
     """
-
-    def __init__(self, folder: str, part: Voc) -> None:
-        if part.part not in ("train", "trainval"):
-            raise UserError(
-                f"{part.name}: the masks of SBD can only join the training images, train or trainval; leave out sbd"
-            )
-        self._part = part
-        self._validation = {stem.decode() for stem in read_list(part.name, part.root / "ImageSets/Segmentation", "val")}
-        self._paths: list[Path] = []
-        advice = "the folder with SBD's masks, benchmark_RELEASE/dataset/cls"
-        try:
-            root = Path(folder).expanduser().absolute()
-            if not root.is_dir():
-                raise UserError(f"{folder}: no such folder; give {advice}")
-            for inside in filter(Path.is_dir, (root / name for name in _SBD_FOLDERS)):
-                for ending in (".mat", ".png"):
-                    if not self._paths:
-                        self._paths = sorted(inside / name for name in files_by_stem(inside, (ending,)).values())
-        except (OSError, RuntimeError) as problem:  # denied, or ~ of an unknown user
-            raise UserError(f"{folder}: cannot be reached: {problem}") from problem
-        if not self._paths:
-            raise UserError(f"{folder}: no .mat or .png in it; give {advice}")
-
-    def masks(self, problems: list[tuple[str, str]]) -> list[tuple[ImageFile, Path]]:
-        """Return the masks of VOC2012's images outside its val list, by name, each with its image's file.
-
-        Masks that are left out are added to ``problems``.
-        """
-        images = self._part.root / "JPEGImages"
-        files = files_by_stem(images, (".jpg", *KNOWN))
-        masks = []
-        for path in self._paths:
-            key = f"{path.parent.name}/{path.name}"
-            if path.stem not in files:
-                problems.append((key, f"VOC2012 has no image {path.stem}.jpg: the mask is left out"))
-            elif path.stem not in self._validation:
-                masks.append((ImageFile(key, path), images / files[path.stem]))
-        return masks
+    if part.part not in ("train", "trainval"):
+        raise UserError(
+            f"{part.name}: the masks of SBD can only join the training images, train or trainval; leave out sbd"
+        )
+    validation = {stem.decode() for stem in read_list(part.name, part.root / "ImageSets/Segmentation", "val")}
+    paths: list[Path] = []
+    advice = "the folder with SBD's masks, benchmark_RELEASE/dataset/cls"
+    try:
+        root = Path(folder).expanduser().absolute()
+        if not root.is_dir():
+            raise UserError(f"{folder}: no such folder; give {advice}")
+        for inside in filter(Path.is_dir, (root / name for name in _SBD_FOLDERS)):
+            for ending in (".mat", ".png"):
+                paths = paths or sorted(inside / name for name in files_by_stem(inside, (ending,)).values())
+    except (OSError, RuntimeError) as problem:  # denied, or ~ of an unknown user
+        raise UserError(f"{folder}: cannot be reached: {problem}") from problem
+    if not paths:
+        raise UserError(f"{folder}: no .mat or .png in it; give {advice}")
+    images = part.root / "JPEGImages"
+    files = files_by_stem(images, (".jpg", *KNOWN))
+    masks = []
+    for path in paths:
+        key = f"{path.parent.name}/{path.name}"
+        if path.stem not in files:
+            problems.append((key, f"VOC2012 has no image {path.stem}.jpg: the mask is left out"))
+        elif path.stem not in validation:
+            masks.append((ImageFile(key, path), images / files[path.stem]))
+    return masks
 
 
 def read_sbd(path: Path, key: str) -> NDArray[np.uint8]:
@@ -142,7 +133,13 @@ class MaskDataset(VocImages):
         """
         key, path = self._masks[index]
         mask = read_sbd(path, key) if path.suffix.lower() == ".mat" else _read_mask(path, key)
-        require_size(key, "the mask has", (mask.shape[1], mask.shape[0]), self.size(index))
+        width, height = self.size(index)
+        if mask.shape != (height, width):
+            raise ImageError(
+                key,
+                f"the mask has {mask.shape[1]} x {mask.shape[0]} pixels, and the image {width} x {height}; "
+                "take its own",
+            )
         values = np.unique(mask)
         odd = values[(values > len(CLASSES)) & (values != UNCOUNTED)]
         if len(odd):
@@ -155,7 +152,7 @@ def open_masked(name: str, sbd: str = "") -> MaskDataset:
 
     Args:
         name: as for ``pretext.data.voc.open_part``; or several, joined by +, as ``open_boxed``.
-        sbd: a folder with the masks of SBD, see ``SbdMasks``: they join a training part of VOC2012, except for
+        sbd: a folder with the masks of SBD, see ``find_sbd_masks``: they join a training part of VOC2012, except for
             images of VOC's own val list. Where both have a mask, VOC's is taken.
 
     Raises:
@@ -187,7 +184,7 @@ def open_masked(name: str, sbd: str = "") -> MaskDataset:
         extended = [(part, prefix) for part, prefix in zip(parts, prefixes(parts), strict=True) if part.year == "2012"]
         known = {image.path for image in images}
         for part, prefix in extended:
-            for mask, path in SbdMasks(sbd, part).masks(problems):
+            for mask, path in find_sbd_masks(sbd, part, problems):
                 image = ImageFile(f"{prefix}JPEGImages/{path.name}", path)
                 if image.path not in known:
                     known.add(image.path)

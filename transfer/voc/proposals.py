@@ -4,18 +4,16 @@ Boxes have the format of ``transfer.voc.boxes.ImageObjects``.
 """
 
 import math
-import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import scipy.io
 from numpy.typing import NDArray
 
 from pretext.errors import UserError
-from pretext.files import open_atomically
 from transfer.voc.boxes import BoxDataset
 
 WINDOWS = "windows"
@@ -27,12 +25,31 @@ _STEP = 0.5  # of the window, at most, from one to the next
 ProposalBoxes = NDArray[np.float32]
 
 
-class Proposals(Protocol):
-    """Proposals for every image of a ``BoxDataset``."""
+class Proposals:
+    """Proposals for every image of a ``BoxDataset``, made by ``open_proposals``.
+
+    Args:
+        source: the images.
+        boxes: for every image: (n, 4); None for the windows of a fixed grid, see ``windows``.
+    """
+
+    def __init__(self, source: BoxDataset, boxes: list[ProposalBoxes] | None) -> None:
+        assert boxes is None or len(source) == len(boxes)
+        self._source, self._boxes = source, boxes
 
     def boxes(self, index: int) -> ProposalBoxes:
-        """Return the proposals for image ``index``: float32 (n, 4), within the image."""
-        ...
+        """Return the proposals for image ``index``: float32 (n, 4), within the image.
+
+        Boxes of less than a pixel after clipping to the image are left out.
+
+        Raises:
+            ImageError: the image cannot be read.
+        """
+        size = self._source.size(index)
+        if self._boxes is None:
+            return windows(*size).copy()
+        clipped: ProposalBoxes = np.clip(self._boxes[index], 0, np.array([*size] * 2, np.float32))
+        return clipped[(clipped[:, 2:] - clipped[:, :2] >= 1).all(1)]
 
 
 def open_proposals(path: str, source: BoxDataset) -> Proposals:
@@ -40,15 +57,16 @@ def open_proposals(path: str, source: BoxDataset) -> Proposals:
 
     Args:
         path: a ``.mat`` as the boxes of Selective Search were published for Fast R-CNN (``images``: names without
-            ending; ``boxes``: rows of y1 x1 y2 x2 that count pixels from 1); or a ``.npz`` as ``write_proposals``
-            makes it; or ``windows``: no file, but some hundred windows of all sizes in every image.
+            ending; ``boxes``: rows of y1 x1 y2 x2 that count pixels from 1); or a ``.npz`` with an array
+            (n, 4) for every image, by its stem; or ``windows``: no file, but some hundred windows of all sizes in
+            every image.
         source: the images; the file may have more.
 
     Raises:
         UserError: no such file; it is damaged or of another layout; images have no proposals in it.
     """
     if path == WINDOWS:
-        return WindowProposals(source)
+        return Proposals(source, None)
     files = [path] if Path(path).is_file() else path.split("+")
     known: dict[str, ProposalBoxes] = {}
     wanted = {source.stem(index) for index in range(len(source))}
@@ -72,59 +90,7 @@ def open_proposals(path: str, source: BoxDataset) -> Proposals:
             f"{path}: no proposals for {source.key(missing[0])}, nor for {len(missing) - 1:,} others of the "
             f"{len(source):,} images; name the file that was made for them"
         )
-    return FileProposals(source, [known[source.stem(index)] for index in range(len(source))])
-
-
-def write_proposals(path: Path, boxes: Mapping[str, ProposalBoxes]) -> None:
-    """Write a ``.npz``: one array (n, 4) for every image, named by its stem (000005).
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    size = sum(array.nbytes for array in boxes.values())
-    with open_atomically(path, f"{size / 1e6:.1f} MB") as file, zipfile.ZipFile(file, "w") as archive:
-        for stem, array in boxes.items():  # not np.savez, whose own arguments would clash with names
-            assert array.ndim == 2 and array.shape[1] == 4, (stem, array.shape)
-            with archive.open(f"{stem}.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, np.asarray(array, np.float32), allow_pickle=False)
-
-
-class FileProposals:
-    """Proposals from a file. Made by ``open_proposals``.
-
-    Args:
-        source: the images.
-        boxes: for every image: (n, 4).
-    """
-
-    def __init__(self, source: BoxDataset, boxes: list[ProposalBoxes]) -> None:
-        assert len(source) == len(boxes)
-        self._source, self._boxes = source, boxes
-
-    def boxes(self, index: int) -> ProposalBoxes:
-        """See ``Proposals``; boxes of less than a pixel after clipping to the image are left out.
-
-        Raises:
-            ImageError: the image cannot be read.
-        """
-        size = np.array([*self._source.size(index)] * 2, np.float32)
-        clipped: ProposalBoxes = np.clip(self._boxes[index], 0, size)
-        return clipped[(clipped[:, 2:] - clipped[:, :2] >= 1).all(1)]
-
-
-class WindowProposals:
-    """Windows of every size and three shapes, each overlapping the next by half or more: see ``windows``.
-
-    Args:
-        source: the images.
-    """
-
-    def __init__(self, source: BoxDataset) -> None:
-        self._source = source
-
-    def boxes(self, index: int) -> ProposalBoxes:
-        """See ``Proposals``; raises ImageError if the image cannot be read."""
-        return windows(*self._source.size(index)).copy()
+    return Proposals(source, [known[source.stem(index)] for index in range(len(source))])
 
 
 @lru_cache(maxsize=256)

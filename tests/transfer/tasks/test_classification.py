@@ -35,7 +35,7 @@ def test_over_fits_real_images(shared_data: Path) -> None:
     losses = overfit_images(network, lambda: network.loss(images.rgb, images.presence), 60, 2e-3)
     assert losses[0] == pytest.approx(math.log(2), abs=0.1) and losses[-1] < 0.05
     with torch.inference_mode():
-        assert torch.equal(network.predict(images.rgb) > 0, images.presence == 1)
+        assert torch.equal(network(images.rgb) > 0, images.presence == 1)
 
 
 @pytest.mark.parametrize("kind", ["linear", "fc"])
@@ -57,7 +57,7 @@ def test_labels_that_do_not_count() -> None:
     network = Classify(build_tiny(), 4).eval()
     torch.nn.init.normal_(network.head[-1].inner.weight)  # type: ignore[union-attr, arg-type]
     labels = torch.tensor([[1, 0, -1, 0], [-1, -1, -1, -1], [0, -1, 1, 1]], dtype=torch.int8)
-    logits = network.predict(RGB)
+    logits = network(RGB)
     entries = [
         F.binary_cross_entropy_with_logits(logits[at], torch.tensor(float(labels[at])))
         for at in ((0, 0), (0, 1), (0, 3), (2, 0), (2, 2), (2, 3))

@@ -12,7 +12,7 @@ from pretext.data.batches import Subset, batches, stream
 from pretext.errors import UserError
 from transfer.tasks.detection import DetectionExamples, DetectionSizes, DetectionViews, detection_view
 from transfer.voc.boxes import BoxDataset, open_boxed
-from transfer.voc.proposals import open_proposals, write_proposals
+from transfer.voc.proposals import open_proposals
 
 MARKED: dict[str, list[Marked]] = {
     "000001": [("dog", (11, 6, 30, 25), 0)],
@@ -78,7 +78,7 @@ def test_difficult_objects(tmp_path: Path) -> None:
 
 
 def test_proposals_go_with_the_image(boxed: BoxDataset, tmp_path: Path) -> None:
-    write_proposals(tmp_path / "a.npz", {boxed.stem(at): boxed.objects(at).boxes for at in range(4)})
+    np.savez(tmp_path / "a.npz", **{boxed.stem(at): boxed.objects(at).boxes for at in range(4)})
     proposals = open_proposals(str(tmp_path / "a.npz"), boxed)
     part = Subset(boxed, range(1, 4), seed=8)
     examples = DetectionExamples([part], DetectionSizes([20, 30, 50], 90), seed=0, proposals=[proposals])

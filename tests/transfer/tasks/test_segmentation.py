@@ -44,7 +44,7 @@ def test_over_fits_real_images(shared_data: Path) -> None:
     losses = overfit_images(network, lambda: network.loss(images.rgb, images.masks), 80, 3e-3)
     assert losses[-1] < 0.1 < 2 < losses[0]
     with torch.inference_mode():
-        found = network.predict(images.rgb, tuple(images.masks.shape[1:]))  # type: ignore[arg-type]
+        found = network(images.rgb, tuple(images.masks.shape[1:])).argmax(1)  # type: ignore[arg-type]
     counted = images.masks != 255
     truth, said = images.masks[counted], found[counted]
     shares = [((truth == one) & (said == one)).sum() / ((truth == one) | (said == one)).sum() for one in truth.unique()]
@@ -72,8 +72,7 @@ def test_heads_on_odd_sizes(kind: str, name: str) -> None:
     assert loss.item() == pytest.approx(math.log(21), abs=0.7)
     loss.backward()
     assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in network.parameters())
-    found = network.eval().predict(RGB, (33, 40))
-    assert found.shape == (2, 33, 40) and found.dtype == torch.uint8
+    assert network.eval()(RGB, (33, 40)).shape == (2, 21, 33, 40)
 
 
 def test_skips_add_up_as_defined() -> None:
@@ -118,8 +117,8 @@ def test_a_square_is_found_where_it_is() -> None:
     half = F.interpolate(mask[:, None].float(), (48, 48)).squeeze(1).bool()
     with torch.inference_mode():
         for truth, found in (
-            (mask.bool(), network.predict(rgb, (96, 96)) == 1),
-            (half, network.predict(rgb, (48, 48)) == 1),
+            (mask.bool(), network(rgb, (96, 96)).argmax(1) == 1),
+            (half, network(rgb, (48, 48)).argmax(1) == 1),
         ):
             assert float((truth & found).sum() / (truth | found).sum()) > 0.9
 
