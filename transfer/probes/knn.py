@@ -156,12 +156,7 @@ def _vote(similarity: Tensor, labels: Tensor, classes: int, temperature: float) 
 
 @torch.inference_mode()
 def _nearest(
-    train: Features,
-    rows: NDArray[np.int64],
-    queries: Tensor,
-    k: int,
-    step: int,
-    device: torch.device | str,
+    train: Features, rows: NDArray[np.int64], queries: Tensor, k: int, step: int, device: torch.device | str
 ) -> tuple[Tensor, Tensor]:
     """Return the similarity to the k nearest, nearest first, and their positions among ``rows``: both (B, k)."""
     near = torch.empty(len(queries), 0, device=device)

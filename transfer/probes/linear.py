@@ -95,7 +95,7 @@ def _linear(task: EvaluationTask, protocol: LinearProtocol, mode: Mode) -> list[
     stages = task.stages
     groups = [[stage] for stage in stages] if mode == "cached" else [stages]
     state = task.partial.load()
-    winners: list[BestHead] = [_unpack(winner) for winner in state.get("winners", [])]
+    winners = _unpack(state.get("winners", []))
     begun: dict[str, Any] | None = state.pop("sweep", None)  # popped: it is as large as all classifiers
     done = len(winners) * steps + (begun["done"] if begun else 0)
     with progress(f"{task.network.name}, {mode}", len(groups) * steps, "steps", done) as advance:
@@ -121,7 +121,7 @@ def _linear(task: EvaluationTask, protocol: LinearProtocol, mode: Mode) -> list[
 
             def after(sweep: ProbeSweep = sweep) -> None:
                 advance(1, "")
-                task.partial.offer(lambda: {"winners": [_pack(winner) for winner in winners], "sweep": sweep.state()})
+                task.partial.offer(lambda: {"winners": _pack(winners), "sweep": sweep.state()})
 
             if mode == "cached":
                 batches_of_features = _cached_batches(task, rows, sweep, batch_size, order)
@@ -137,7 +137,7 @@ def _logistic(task: EvaluationTask, protocol: LogisticProtocol) -> list[Row]:
     """Return the rows of a protocol of logistic regression."""
     fit, held = task.split.fit, task.split.held
     stages = task.stages
-    winners: list[BestHead] = [_unpack(winner) for winner in task.partial.load().get("winners", [])]
+    winners = _unpack(task.partial.load().get("winners", []))
     with progress(f"{task.network.name}, logistic", len(stages), "stages", len(winners)) as advance:
         for stage in stages[len(winners) :]:
             candidates = []
@@ -152,14 +152,11 @@ def _logistic(task: EvaluationTask, protocol: LogisticProtocol) -> list[Row]:
                         "once, more than is free; use protocol modern"
                     )
                 classifier, penalty, score = choose_logistic(
-                    (rows[fit], _targets(task, fit)),
-                    (rows[held], _targets(task, held)),
-                    classes,
-                    protocol,
+                    (rows[fit], _targets(task, fit)), (rows[held], _targets(task, held)), classes, protocol
                 )
                 candidates.append(BestHead(FeatureKey(stage, rule), {"penalty": penalty}, score, classifier))
             winners.append(max(candidates, key=lambda winner: winner.holdout or 0.0))
-            task.partial.offer(lambda: {"winners": [_pack(winner) for winner in winners]})
+            task.partial.offer(lambda: {"winners": _pack(winners)})
             advance(1, "")
     return [_row(task, winner) for winner in winners]
 
@@ -345,15 +342,10 @@ def _row(task: EvaluationTask, winner: BestHead) -> Row:
     return make_row(stage, "", rows.dims, pooling, winner.chosen, winner.holdout, [outcome])
 
 
-def _pack(winner: BestHead) -> dict[str, Any]:
-    """Return a winner as plain values and tensors, for a checkpoint."""
-    return {
-        "cell": list(winner.cell),
-        "chosen": winner.chosen,
-        "holdout": winner.holdout,
-        "classifier": list(winner.classifier),
-    }
+def _pack(winners: Sequence[BestHead]) -> list[Any]:
+    """Return winners as plain values and tensors, for a checkpoint."""
+    return [[list(best.cell), best.chosen, best.holdout, list(best.classifier)] for best in winners]
 
 
-def _unpack(state: dict[str, Any]) -> BestHead:
-    return BestHead(FeatureKey(*state["cell"]), state["chosen"], state["holdout"], Linear(*state["classifier"]))
+def _unpack(states: Sequence[Any]) -> list[BestHead]:
+    return [BestHead(FeatureKey(*cell), chosen, held, Linear(*tensors)) for cell, chosen, held, tensors in states]

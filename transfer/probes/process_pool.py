@@ -3,8 +3,9 @@
 import contextlib
 import multiprocessing
 import signal
-from collections.abc import Callable, Generator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,21 +15,29 @@ from pretext.engine.progress import Advance
 from pretext.errors import UserError
 
 Values = NDArray[np.float64]
-Finished = MutableMapping[str, Values]
-"""Results of tasks, by name: small arrays. A mapping that also writes to disk lets a killed call continue."""
+
+
+class Finished(NamedTuple):
+    """The results of tasks that are finished."""
+
+    results: dict[str, Values]
+    """Small arrays, by the names of the tasks."""
+    save: Callable[[], None] = lambda: None
+    """Called after each new one. If it writes them to disk, a killed call can continue."""
 
 
 def run_tasks(
     tasks: Mapping[str, Callable[[], Values]], finished: Finished, processes: int, advance: Advance
 ) -> list[Values]:
     """Return the results of all tasks, in order; run the tasks that are not finished, and store each result."""
-    missing = [name for name in tasks if name not in finished]
+    missing = [name for name in tasks if name not in finished.results]
     results = map_forked(lambda name: tasks[name](), missing, processes)
     with threadpool_limits(1), contextlib.closing(results):  # one core for each process
         for name, value in results:
-            finished[name] = value
+            finished.results[name] = value
+            finished.save()
             advance(1, "")
-    return [finished[name] for name in tasks]
+    return [finished.results[name] for name in tasks]
 
 
 def map_forked(

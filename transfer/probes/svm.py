@@ -11,11 +11,10 @@ processes or on the fits that an earlier call finished.
 
 import os
 import warnings
-from collections import UserDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -90,7 +89,15 @@ def svm_rows(task: EvaluationTask, protocol: SvmProtocol) -> list[Row]:
     class_fits = samples * (len(protocol.costs) + 1) if protocol.shots else len(protocol.costs) * protocol.folds + 1
     if (count := class_fits * len(classes)) > _MANY_FITS:
         say(f"{count:,} SVM fits for each stage, as there are {len(classes):,} classes; pretint probe takes less time")
-    stage_fits: dict[str, dict[str, torch.Tensor]] = task.partial.load().get("fits", {})
+    saved = task.partial.load().get("fits", {})
+    stage_fits = {stage: {name: fit.numpy() for name, fit in fits.items()} for stage, fits in saved.items()}
+
+    def fits_as_tensors() -> dict[str, Any]:
+        tensors = {
+            stage: {name: torch.from_numpy(fit) for name, fit in fits.items()} for stage, fits in stage_fits.items()
+        }
+        return {"fits": tensors}
+
     rows, unconverged, fits = [], 0, 0
     for stage in task.stages:
         dims = task.train.dims(stage, rule)
@@ -104,9 +111,7 @@ def svm_rows(task: EvaluationTask, protocol: SvmProtocol) -> list[Row]:
                 "use pretint probe"
             )
         train, test = task.train.matrix(stage, rule)[fit], task.test.matrix(stage, rule)[task.tested]
-        finished = _SavedFits(
-            stage_fits.setdefault(stage, {}), lambda: task.partial.offer(lambda: {"fits": stage_fits})
-        )
+        finished = Finished(stage_fits.setdefault(stage, {}), lambda: task.partial.offer(fits_as_tensors))
         # A process for each core, if there is memory for what each process copies.
         processes = max(1, min(len(os.sched_getaffinity(0)), available_memory(_CPU) // (2 * fit_bytes)))
         result: SvmResult | LowShot
@@ -133,43 +138,18 @@ def svm_rows(task: EvaluationTask, protocol: SvmProtocol) -> list[Row]:
         else:
             title = f"SVMs on {task.network.name}, {stage}"
             full = result = svm_scores(
-                train,
-                labels,
-                test,
-                classes,
-                protocol.costs,
-                protocol.folds,
-                task.seed,
-                finished,
-                processes,
-                title,
+                train, labels, test, classes, protocol.costs, protocol.folds, task.seed, finished, processes, title
             )
             outcome = task.outcome(task.predictions(stage, full.scores))
             precision = float(full.precision.mean())
             rows.append(make_row(stage, "", dims, rule, {"C": full.chosen.tolist()}, precision, [outcome]))
         unconverged, fits = unconverged + result.unconverged, fits + result.fits
-    if line := describe_unconverged(unconverged, fits):
-        say(f"{task.network.name}: {line}")
+    if unconverged:
+        say(
+            f"{task.network.name}: {unconverged:,} of {fits:,} SVM fits did not converge within the solver's "
+            f"{ITERATIONS:,} iterations; their scores are used without change"
+        )
     return rows
-
-
-class _SavedFits(UserDict[str, NDArray[np.float64]]):
-    """Finished fits of one stage, by name; ``save`` is called after each new one.
-
-    Args:
-        tensors: the same as tensors, which are saved.
-        save: offers them to the evaluation's partial file.
-    """
-
-    def __init__(self, tensors: dict[str, torch.Tensor], save: Callable[[], None]) -> None:
-        super().__init__()
-        self.data.update({name: tensor.numpy() for name, tensor in tensors.items()})
-        self._tensors, self._save = tensors, save
-
-    def __setitem__(self, name: str, value: NDArray[np.float64]) -> None:
-        super().__setitem__(name, value)
-        self._tensors[name] = torch.from_numpy(value)
-        self._save()
 
 
 class SvmResult(NamedTuple):
@@ -215,7 +195,7 @@ def svm_scores(
     Raises:
         UserError: a class has fewer images with it, or without it, than there are folds.
     """
-    finished = {} if finished is None else finished
+    finished = finished or Finished({})
     present = count_positives(labels, len(classes))
     absent = count_negatives(labels, len(classes))
     for label, name in enumerate(classes):
@@ -232,7 +212,7 @@ def svm_scores(
         for cost in sorted(costs)
         for fold in range(folds)
     }
-    done = sum(name in finished for name in trials)
+    done = sum(name in finished.results for name in trials)
     with progress(title, len(trials) + len(classes), "fits", done=done) as advance:
         validations = run_tasks(trials, finished, processes, advance)
         precision = np.array([value[0] for value in validations]).reshape(len(classes), len(costs), folds).mean(2)
@@ -249,7 +229,7 @@ def svm_scores(
         finals = {
             f"class {label}, C {cost!r}": partial(score, label, cost) for label, cost in enumerate(chosen.tolist())
         }
-        advance(sum(name in finished for name in finals), "")
+        advance(sum(name in finished.results for name in finals), "")
         final = run_tasks(finals, finished, processes, advance)
     unconverged = sum(value[-1] >= ITERATIONS for value in [*validations, *final])
     scores = np.stack([value[:-1] for value in final], 1).astype(np.float32)
@@ -321,7 +301,7 @@ def low_shot_scores(
         UserError: fewer than k images show a class, or every image shows it; or the shots include all images of
             every class, so that none is left to choose a cost by.
     """
-    finished = {} if finished is None else finished
+    finished = finished or Finished({})
     costs = sorted(costs)
     validation = np.sort(np.argsort(permutation(len(labels), mix(seed, _VALIDATION)))[:most])
     units = [(k, sample, label) for k in ks for sample in range(samples) for label in range(len(classes))]
@@ -339,7 +319,7 @@ def low_shot_scores(
     trials = {
         names[unit]: partial(_validate_shots, x, labels, unit, len(classes), validation, costs, seed) for unit in units
     }
-    done = sum(name in finished for name in trials)
+    done = sum(name in finished.results for name in trials)
     with progress(title, 2 * len(units), "classifiers", done=done) as advance:
         validations = run_tasks(trials, finished, processes, advance)
         precision = np.array([value[:-1] for value in validations])
@@ -360,7 +340,7 @@ def low_shot_scores(
             return np.append(model.decision_function(test_x @ basis), model.n_iter_)
 
         finals = {f"{names[unit]}, C {chosen[unit[0]]!r}": partial(score, unit, chosen[unit[0]]) for unit in units}
-        advance(sum(name in finished for name in finals), "")
+        advance(sum(name in finished.results for name in finals), "")
         final = run_tasks(finals, finished, processes, advance)
     unconverged = int(sum(value[-1] for value in validations) + sum(value[-1] >= ITERATIONS for value in final))
     scores = np.stack([value[:-1] for value in final], 1).astype(np.float32)
@@ -380,13 +360,7 @@ def _draw_shots(labels: Labels, unit: Unit, classes: int, seed: int) -> Shots:
 
 
 def _validate_shots(
-    x: Array,
-    labels: Labels,
-    unit: Unit,
-    classes: int,
-    validation: NDArray[np.int64],
-    costs: Sequence[float],
-    seed: int,
+    x: Array, labels: Labels, unit: Unit, classes: int, validation: NDArray[np.int64], costs: Sequence[float], seed: int
 ) -> NDArray[np.float64]:
     """Return the average precision of every cost on validation images, and the number of fits that did not converge.
 
@@ -468,13 +442,3 @@ def count_negatives(labels: Labels, classes: int) -> NDArray[np.int64]:
         (labels == 0).sum(0) if labels.ndim == 2 else len(labels) - count_positives(labels, classes)
     )
     return counts
-
-
-def describe_unconverged(unconverged: int, fits: int) -> str:
-    """Return a line for the user on fits that did not converge; empty if all did."""
-    if not unconverged:
-        return ""
-    return (
-        f"{unconverged:,} of {fits:,} SVM fits did not converge within the solver's {ITERATIONS:,} iterations; "
-        "their scores are used without change"
-    )
