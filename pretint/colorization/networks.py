@@ -120,11 +120,7 @@ class NetworkColorist:
 
 
 def open_network(
-    model: Path,
-    device: str = "auto",
-    size: int = 0,
-    temperature: float = TEMPERATURE,
-    hints: Hints | None = None,
+    model: Path, device: str = "auto", size: int = 0, temperature: float = TEMPERATURE, hints: Hints | None = None
 ) -> NetworkColorist:
     """Open a network as a colorist; see ``pretint.colorization.registry.open_colorist``.
 

@@ -16,7 +16,6 @@ from PIL import Image, ImageCms
 from pretext.errors import UserError
 
 _MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}
-_SPACES = {"RGB ": "rgb", "GRAY": "gray"}
 _SAME = 2  # of 255: a profile that moves no color by more is a variant of sRGB
 
 
@@ -94,23 +93,23 @@ def deep_transform(profile: bytes, gray: bool) -> Callable[[NDArray[Any]], NDArr
             "'pretint[color]', or convert the image to sRGB first"
         ) from error
 
-    def convert(rows: NDArray[Any]) -> NDArray[Any]:
-        converted: NDArray[Any] = imagecodecs.cms_transform(
-            np.ascontiguousarray(rows),
-            profile,
-            srgb_profile(),
-            colorspace="gray" if gray else "rgb",
-            outcolorspace="rgb",
-            outdtype=np.uint16,
-            # Otherwise a table of 33 steps a side is used, with errors up to 10 levels of 255.
-            flags=imagecodecs.CMS.FLAGS.NOOPTIMIZE,
-        )
-        return converted[..., 1] if gray else converted
-
+    convert = _converter(imagecodecs, profile, srgb_profile(), "gray" if gray else "rgb")
     if not gray:
         return convert
-    ramp = convert(np.arange(65536, dtype=np.uint16)[None])[0]
+    ramp = convert(np.arange(65536, dtype=np.uint16)[None])[0, :, 1]
     return lambda rows: ramp[rows]
+
+
+def _converter(imagecodecs: Any, source: bytes, target: bytes, space: str) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    def convert(rows: NDArray[Any]) -> NDArray[Any]:
+        converted: NDArray[Any] = imagecodecs.cms_transform(
+            np.ascontiguousarray(rows), source, target, colorspace=space, outcolorspace="rgb", outdtype=np.uint16,
+            # Otherwise a table of 33 steps a side is used, with errors up to 10 levels of 255.
+            flags=imagecodecs.CMS.FLAGS.NOOPTIMIZE,
+        )  # fmt: skip
+        return converted
+
+    return convert
 
 
 def from_srgb(profile: bytes, bits: int) -> Callable[[NDArray[Any]], NDArray[Any]]:
@@ -130,19 +129,7 @@ def from_srgb(profile: bytes, bits: int) -> Callable[[NDArray[Any]], NDArray[Any
     if bits == 16:
         import imagecodecs  # the photograph was converted with it
 
-        def convert(rows: NDArray[Any]) -> NDArray[Any]:
-            converted: NDArray[Any] = imagecodecs.cms_transform(
-                np.ascontiguousarray(rows),
-                srgb_profile(),
-                profile,
-                colorspace="rgb",
-                outcolorspace="rgb",
-                outdtype=np.uint16,
-                flags=imagecodecs.CMS.FLAGS.NOOPTIMIZE,
-            )
-            return converted
-
-        return convert
+        return _converter(imagecodecs, srgb_profile(), profile, "rgb")
     return lambda rows: np.asarray(ImageCms.applyTransform(Image.fromarray(np.ascontiguousarray(rows)), transform))
 
 

@@ -69,14 +69,7 @@ class Photograph:
         """Make a photograph of an image, mode RGB or L, that has no file."""
         assert image.mode in ("RGB", "L"), image.mode
         return cls(
-            "image",
-            "PNG",
-            image.size,
-            image,
-            None,
-            b"",
-            True,
-            read_metadata(Image.new("L", (1, 1)), image.size, []),
+            "image", "PNG", image.size, image, None, b"", True, read_metadata(Image.new("L", (1, 1)), image.size, [])
         )
 
     @property

@@ -9,7 +9,7 @@ directory is written once more, at the end, with the tags of the image.
 
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -205,25 +205,25 @@ def write_tiff(
             raise UserError("a TIFF holds at most 4 GB; take --format png")
         file.write(data)
     samples = 4 if alpha else 3
-    tags: dict[int, tuple[int, bytes]] = {
-        256: (_LONG, _longs(size[:1])),
-        257: (_LONG, _longs(size[1:])),
-        258: (_SHORT, _shorts([bits] * samples)),
-        259: (_SHORT, _shorts([8])),  # deflate
-        262: (_SHORT, _shorts([2])),  # RGB
-        273: (_LONG, _longs(offsets)),
-        277: (_SHORT, _shorts([samples])),
-        278: (_LONG, _longs([rows_a_strip])),
-        279: (_LONG, _longs(lengths)),
-        284: (_SHORT, _shorts([1])),  # samples of a pixel lie side by side
-        317: (_SHORT, _shorts([2])),  # horizontal differences
+    tags: dict[int, tuple[int, Sequence[int] | bytes]] = {
+        256: (_LONG, size[:1]),
+        257: (_LONG, size[1:]),
+        258: (_SHORT, [bits] * samples),
+        259: (_SHORT, [8]),  # deflate
+        262: (_SHORT, [2]),  # RGB
+        273: (_LONG, offsets),
+        277: (_SHORT, [samples]),
+        278: (_LONG, [rows_a_strip]),
+        279: (_LONG, lengths),
+        284: (_SHORT, [1]),  # samples of a pixel lie side by side
+        317: (_SHORT, [2]),  # horizontal differences
     }
     if alpha:
-        tags[338] = (_SHORT, _shorts([2]))  # unassociated
+        tags[338] = (_SHORT, [2])  # unassociated
     if metadata.dpi:
         for tag, value in zip((282, 283), metadata.dpi, strict=True):
-            tags[tag] = (_RATIONAL, _longs([round(value * 1000), 1000]))
-        tags[296] = (_SHORT, _shorts([2]))  # an inch
+            tags[tag] = (_RATIONAL, [round(value * 1000), 1000])
+        tags[296] = (_SHORT, [2])  # an inch
     if metadata.xmp:
         tags[700] = (1, metadata.xmp)
     if profile:
@@ -235,15 +235,17 @@ def write_tiff(
 
 
 def _write_directory(
-    file: IO[bytes], position: int, entries: dict[int, bytes], tags: dict[int, tuple[int, bytes]]
+    file: IO[bytes], position: int, entries: dict[int, bytes], tags: dict[int, tuple[int, Sequence[int] | bytes]]
 ) -> None:
     """Write the main directory, and behind it the values that are longer than four bytes."""
     behind = position + 2 + 12 * len(entries.keys() | tags.keys()) + 4
     values = bytearray()
-    for tag, (kind, value) in tags.items():
-        count = len(value) // {_SHORT: 2, _LONG: 4, _RATIONAL: 8}.get(kind, 1)
+    for tag, (kind, content) in tags.items():
+        form = f"<{len(content)}{'H' if kind == _SHORT else 'I'}"
+        value = content if isinstance(content, bytes) else struct.pack(form, *content)
+        count = len(content) // 2 if kind == _RATIONAL else len(content)
         if len(value) > 4:
-            inline = _longs([behind + len(values)])
+            inline = struct.pack("<I", behind + len(values))
             values += value + b"\0" * (len(value) % 2)
         else:
             inline = value.ljust(4, b"\0")
@@ -252,14 +254,6 @@ def _write_directory(
     file.writelines(entries[tag] for tag in sorted(entries))
     file.write(b"\0\0\0\0")
     file.write(values)
-
-
-def _shorts(values: Iterable[int]) -> bytes:
-    return b"".join(struct.pack("<H", value) for value in values)
-
-
-def _longs(values: Iterable[int]) -> bytes:
-    return b"".join(struct.pack("<I", value) for value in values)
 
 
 def write_deep_png(

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from pretext.engine.run import find_checkpoint
 from pretext.errors import UserError
 from pretext.gamut import TEMPERATURE
-from pretext.methods.colorization import Classification, Colorizer
+from pretext.methods.colorization import Classification
 from pretext.methods.hints import HintSettings, sample_hints
 from pretext.weights.state_dict import split_part, weights_title
 from pretint.colorization.networks import LARGEST, open_pretrained, require_model
@@ -169,26 +169,15 @@ def _open_network(word: str, device: torch.device, temperature: float, seed: int
     name = path.resolve().name if run == path else weights_title(path)
     if options:
         name += "@" + ",".join(f"{key}={value:g}" for key, value in options.items())
-    color = _NetworkMethod(colorizer, size, temperature, hints, seed)
+
+    def color(batch: ScoreBatch) -> Tensor:
+        lightness, truth = _resize(batch.lab[:, :1], side).clamp(0, 100), _resize(batch.lab[:, 1:], side)
+        given = () if hints is None else hints_from_truth(truth, batch.indices, hints, seed)
+        ab = colorizer.colorize(lightness, temperature, *given)
+        size = batch.lab.shape[-2:]
+        return ab if side == size[0] else F.interpolate(ab, size=size, mode="bilinear", align_corners=False)
+
     return ScoredMethod(name, ", ".join(about), identity, run, color, pretrained.warning)
-
-
-class _NetworkMethod:
-    """A network as a method."""
-
-    def __init__(self, colorizer: Colorizer, size: int, temperature: float, hints: int | None, seed: int) -> None:
-        self.colorizer, self.size, self.temperature, self.hints, self.seed = colorizer, size, temperature, hints, seed
-
-    def __call__(self, batch: ScoreBatch) -> Tensor:
-        side = batch.lab.shape[-1]
-        seen_side = self.colorizer.backbone.fit_size(self.size)
-        lightness, truth = _resize(batch.lab[:, :1], seen_side).clamp(0, 100), _resize(batch.lab[:, 1:], seen_side)
-        if self.hints is None:
-            ab = self.colorizer.colorize(lightness, self.temperature)
-        else:
-            hints, mask = hints_from_truth(truth, batch.indices, self.hints, self.seed)
-            ab = self.colorizer.colorize(lightness, self.temperature, hints, mask)
-        return ab if seen_side == side else F.interpolate(ab, size=(side, side), mode="bilinear", align_corners=False)
 
 
 def _resize(maps: Tensor, size: int) -> Tensor:
