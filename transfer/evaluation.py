@@ -391,13 +391,7 @@ class Evaluation:
         """The description of the network in a result."""
         network = self.network
         return ModelInfo(
-            network.name,
-            network.group,
-            network.kind,
-            network.seed,
-            network.step,
-            network.backbone,
-            network.weights,
+            network.name, network.group, network.kind, network.seed, network.step, network.backbone, network.weights
         )
 
 

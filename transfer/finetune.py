@@ -210,11 +210,7 @@ class FinetuneJob:
                 # Without held-out images the network never leaves training mode.
                 validation if len(self.held) else lambda journal: None,
                 warned,
-                facts={
-                    "versions": versions(),
-                    "precision": place.precision,
-                    "workers": place.workers,
-                },
+                facts={"versions": versions(), "precision": place.precision, "workers": place.workers},
                 stored={
                     "settings": self.stored_settings,
                     "precision": place.precision,

@@ -102,13 +102,7 @@ def split(
 
 
 def shots(
-    labels: Labels,
-    wanted: int,
-    classes: int,
-    k: int,
-    sample: int,
-    seed: int,
-    good: NDArray[np.bool_] | None = None,
+    labels: Labels, wanted: int, classes: int, k: int, sample: int, seed: int, good: NDArray[np.bool_] | None = None
 ) -> Shots:
     """Draw k images of one class, and (C - 1) k without it, as Goyal et al. (ICCV 2019) do.
 

@@ -1,14 +1,7 @@
 """Features of frozen networks: extracted in one pass over the images, pooled, cached on disk, read back in rows."""
 
 from transfer.features.cache import CacheSettings, Features, cache_folder
-from transfer.features.extraction import (
-    FeatureSet,
-    Rows,
-    View,
-    calibrate_batch_norm,
-    extract,
-    wanted_entries,
-)
+from transfer.features.extraction import FeatureSet, Rows, View, calibrate_batch_norm, extract, wanted_entries
 
 __all__ = [
     "CacheSettings",
