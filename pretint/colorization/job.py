@@ -271,12 +271,12 @@ class _Coloring:
         """Whether an earlier call colored this image in the same way."""
         if self.memory is None or job.source == STANDARD:
             return False
-        notes = self.memory.notes(job.source, self.results(job))
-        if notes is None:
+        record = self.memory.find(job.source, self.results(job))
+        if record is None:
             return False
         self.done.written.append(job.target)
-        self.done.notes.extend((str(job.source), note) for note in notes)
-        self.colors.add_range(self.memory.ab_range(self.results(job)))
+        self.done.notes.extend((str(job.source), note) for note in record["notes"])
+        self.colors.add_range(record["ab"])
         return True
 
     def row(self, job: ColorizeJob) -> SheetRow | None:

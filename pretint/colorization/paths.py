@@ -205,8 +205,10 @@ class FinishedResults:
         """Whether the log was opened."""
         return self._log is not None
 
-    def notes(self, source: Path, targets: Sequence[Path]) -> list[str] | None:
-        """Return the notes on an image whose results are all valid; None if one is not.
+    def find(self, source: Path, targets: Sequence[Path]) -> dict[str, Any] | None:
+        """Return the record of an image whose results are all valid, with "notes" and "ab" as ``add`` got them.
+
+        Return None if a result is not valid.
 
         Args:
             source: the image.
@@ -216,11 +218,7 @@ class FinishedResults:
         if record is None or any(state is None for state in map(_state, [source, *targets])):
             return None
         written = {key: record.get(key) for key in ("how", "source", "results")}
-        return list(record["notes"]) if written == self._record(source, targets) else None
-
-    def ab_range(self, targets: Sequence[Path]) -> list[float]:
-        """Return the range of the colors of an image that has valid results, as given to ``add``."""
-        return list(self._known[self._name(targets[0])]["ab"])
+        return record if written == self._record(source, targets) else None
 
     def require_ours(self, targets: Sequence[Path]) -> None:
         """Raise a ``UserError`` if one of an image's results was changed since it was written."""
