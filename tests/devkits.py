@@ -1,5 +1,6 @@
 """Made-up devkits of PASCAL VOC: images of one color, with boxes and masks of other colors in them."""
 
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -62,3 +63,11 @@ def write_masks(root: Path, masks: Mapping[str, np.ndarray], part: str = "train"
 def save(path: Path, pixels: np.ndarray) -> None:
     """An image file as exact as can be: the name says JPEG, the content is PNG, which decoding does not mind."""
     Image.fromarray(pixels).save(path, "PNG")
+
+
+def write_proposals(path: Path, boxes: Mapping[str, np.ndarray]) -> None:
+    """Write a file of proposals, (n, 4) for every stem; np.savez cannot, if a stem is the name of its argument."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for stem, array in boxes.items():
+            with archive.open(f"{stem}.npy", "w") as member:
+                np.lib.format.write_array(member, np.asarray(array, np.float32), allow_pickle=False)

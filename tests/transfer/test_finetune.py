@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from detections import coco_ap, devkit_ap
+from devkits import write_proposals
 from PIL import Image
 from processes import Launcher, TrainedRun
 from shapes import make_devkit
@@ -399,7 +400,7 @@ def test_other_proposals_are_another_run(run: Path, devkit: Path, tmp_path: Path
     file, names = tmp_path / "boxes.npz", [f"{number:06}" for number in range(40)]
     found = []
     for boxes in ([[0.0, 0, 30, 30], [20, 20, 60, 60]], [[0.0, 0, 60, 60], [1, 2, 20, 20]]):
-        np.savez(file, **dict.fromkeys(names, np.array(boxes, np.float32)))
+        write_proposals(file, dict.fromkeys(names, np.array(boxes, np.float32)))
         changed = {"head": {**SMALL["detect"]["head"], "form": "fast"}, "proposals": str(file), "reference": False}
         found += tuned([run], "detect", devkit, **changed)
     assert found[0].train_digest != found[1].train_digest and found[0].file != found[1].file

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from devkits import Marked, write_devkit
+from devkits import Marked, write_devkit, write_proposals
 from torch import Tensor
 
 from pretext.data.batches import Subset, batches, stream
@@ -78,7 +78,7 @@ def test_difficult_objects(tmp_path: Path) -> None:
 
 
 def test_proposals_go_with_the_image(boxed: BoxDataset, tmp_path: Path) -> None:
-    np.savez(tmp_path / "a.npz", **{boxed.stem(at): boxed.objects(at).boxes for at in range(4)})
+    write_proposals(tmp_path / "a.npz", {boxed.stem(at): boxed.objects(at).boxes for at in range(4)})
     proposals = open_proposals(str(tmp_path / "a.npz"), boxed)
     part = Subset(boxed, range(1, 4), seed=8)
     examples = DetectionExamples([part], DetectionSizes([20, 30, 50], 90), seed=0, proposals=[proposals])

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.io
-from devkits import write_devkit
+from devkits import write_devkit, write_proposals
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -49,7 +49,7 @@ def cells(values: list[Any]) -> np.ndarray:
 
 def test_files_are_read_back_as_they_were_written(boxed: BoxDataset, tmp_path: Path) -> None:
     given = {stem: drawn(count, count) for stem, count in zip((*STEMS, "another"), (5, 0, 3, 2), strict=True)}
-    np.savez(tmp_path / "own.npz", **given)
+    write_proposals(tmp_path / "own.npz", given)
     published = {
         "images": cells(list(given)),
         "boxes": cells([box[:, [1, 0, 3, 2]] + (1, 1, 0, 0) for box in given.values()]),
@@ -64,23 +64,23 @@ def test_files_are_read_back_as_they_were_written(boxed: BoxDataset, tmp_path: P
 
 def test_what_lies_outside_is_cut(boxed: BoxDataset, tmp_path: Path) -> None:
     boxes = np.array([[-5, -5, 70, 50], [59.5, 0, 80, 9], [70, 70, 80, 80], [2.5, 3, 9, 9]])
-    np.savez(tmp_path / "a.npz", **dict.fromkeys(STEMS, boxes))
+    write_proposals(tmp_path / "a.npz", dict.fromkeys(STEMS, boxes))
     assert open_proposals(str(tmp_path / "a.npz"), boxed).boxes(1).tolist() == [[0, 0, 60, 40], [2.5, 3, 9, 9]]
 
 
 def test_boxes_that_end_before_they_begin_are_refused(boxed: BoxDataset, tmp_path: Path) -> None:
-    np.savez(tmp_path / "a.npz", **dict.fromkeys(STEMS, np.array([[2, 3, 9, 9], [9, 9, 4, 4]])))
+    write_proposals(tmp_path / "a.npz", dict.fromkeys(STEMS, np.array([[2, 3, 9, 9], [9, 9, 4, 4]])))
     with pytest.raises(UserError, match=r"ends before it begins; boxes are left, top, right, bottom$"):
         open_proposals(str(tmp_path / "a.npz"), boxed)
 
 
 def test_several_files(boxed: BoxDataset, tmp_path: Path) -> None:
     one, other = tmp_path / "a+b.npz", tmp_path / "c.npz"
-    np.savez(one, **{stem: drawn(3, 0) for stem in STEMS})
+    write_proposals(one, {stem: drawn(3, 0) for stem in STEMS})
     assert len(open_proposals(str(one), boxed).boxes(2)) == 3, "a plus in the name of a file"
     one = one.rename(tmp_path / "a.npz")
-    np.savez(one, **{"000001": drawn(3, 0)})
-    np.savez(other, **{stem: drawn(4, 1) for stem in STEMS[1:]})
+    write_proposals(one, {"000001": drawn(3, 0)})
+    write_proposals(other, {stem: drawn(4, 1) for stem in STEMS[1:]})
     proposals = open_proposals(f"{one}+{other}", boxed)
     assert [len(proposals.boxes(at)) for at in range(3)] == [3, 4, 4]
     refused(other, boxed, "JPEGImages/000001.jpg", "0 others of the 3")
