@@ -13,8 +13,11 @@ identity.json                  the identity, sealed
 An artifact holds large parts, such as features or half-trained classifiers, which are read by name or mapped into
 memory. A log holds many small records, which are read whole and appended one by one: a file for each would be slow.
 
-A record is a JSON object that is sealed: it holds a digest of its other fields. It is a file, or a line of a log, which
-only grows: a line that a kill cut short is dropped when the log is opened again.
+A record is a JSON object that is sealed: its last field is a digest of all before it. It is a file, or a line of a log,
+which only grows: a line that a kill cut short is dropped when the log is opened again.
+
+A table is a file of named arrays behind a sealed record, mapped into memory: an index, which is made again if it is
+damaged. Most lie in the user's folder of caches, and may be deleted at any time.
 """
 
 import contextlib
@@ -23,24 +26,28 @@ import functools
 import hashlib
 import itertools
 import json
+import mmap
 import os
 import re
 import time
+import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pretext.engine import distributed
 from pretext.engine.progress import say
 from pretext.errors import UserError
 from pretext.files import write_atomically
 
-SEAL = "seal"
-"""The field of a record that holds the digest of the others."""
-
+_MARK = b', "seal": "'
 _DIGITS = 16
 _PART = re.compile(rf"[^.].*\.[0-9a-f]{{{_DIGITS}}}\.\w+")
 _POLL_SECONDS = 0.1
+_LONGEST_HEAD = 2**20  # bytes of the first line of a table
 
 LOCK = ".lock"
 """The name of the lock file of a folder."""
@@ -57,25 +64,45 @@ def key_of(identity: Mapping[str, Any]) -> str:
 
 
 def seal(record: Mapping[str, Any], indent: int | None = 1) -> bytes:
-    """Return a record with its digest as JSON; it must not have NaN or infinite values."""
-    sealed = {**record, SEAL: _seal_of(record)}
-    return json.dumps(sealed, indent=indent, default=str, allow_nan=False).encode()
+    """Return a record, of a field or more, with its digest as JSON; it must not have NaN or infinite values."""
+    text = json.dumps(record, indent=indent, default=str, allow_nan=False).encode()[:-1].rstrip()
+    return text + _MARK + _digest(text) + b'"}'
 
 
 def unseal(content: bytes) -> dict[str, Any]:
     """Return the record that ``seal`` was given.
 
     Raises:
-        ValueError: it is not a record, or its fields do not match its digest.
+        ValueError: it is not a record, or its bytes do not match its digest.
     """
-    record = json.loads(content)
-    if not isinstance(record, dict) or record.pop(SEAL, None) != _seal_of(record):
+    text, _, digest = content.rstrip(b"\n").rpartition(_MARK)
+    if digest != _digest(text) + b'"}':
         raise ValueError("it does not match its digest")
+    record: dict[str, Any] = json.loads(text + b"}")
     return record
 
 
-def _seal_of(record: Mapping[str, Any]) -> str:
-    return hashlib.sha256(to_json(record)).hexdigest()[:_DIGITS]
+def to_line(record: Mapping[str, Any]) -> bytes:
+    """Return a record, sealed, as a line of a log."""
+    return seal(record, indent=None) + b"\n"
+
+
+def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """Return the undamaged records of a log, and the number of damaged lines; a last one that was cut short is neither.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    records = []
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            records.append(unseal(line))
+    return records, len(lines) - len(records)
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).hexdigest()[:_DIGITS].encode()
 
 
 @contextlib.contextmanager
@@ -208,7 +235,7 @@ class Artifact:
             for path in self._paths():
                 name, digest, _ = path.name.rsplit(".", 2)
                 status = path.stat()
-                if _digest(path, status.st_size, status.st_mtime_ns) == digest:
+                if _digest_of_file(path, status.st_size, status.st_mtime_ns) == digest:
                     undamaged.setdefault(name, path)
                 else:
                     damaged += 1
@@ -266,36 +293,94 @@ class Log:
     """
 
     def __init__(self, path: Path, identity: Mapping[str, Any], title: str) -> None:
-        self.path, self.records = path, list[dict[str, Any]]()
-        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-        undamaged = []
-        for line in lines:
-            with contextlib.suppress(ValueError):
-                if line.endswith(b"\n"):
-                    self.records.append(unseal(line))
-                    undamaged.append(line)
+        self.path = path
+        self.records, damaged = read_lines(path)
         if not self.records or to_json(self.records[0]) != to_json({"identity": identity}):
-            if lines:
+            if self.records or damaged:
                 say(f"{path}: these {title} do not match, or are damaged; making them again")
-            self.records, undamaged = [], [_line({"identity": identity})]
-        elif damaged := sum(line.endswith(b"\n") for line in lines) - len(undamaged):
+            self.records = [{"identity": identity}]
+        elif damaged:
             say(f"{path}: {damaged} of these {title} {'is' if damaged == 1 else 'are'} damaged; making them again")
-        if lines != undamaged:
-            write_atomically(path, b"".join(undamaged))
+        content = b"".join(map(to_line, self.records))
+        if not path.exists() or path.read_bytes() != content:
+            write_atomically(path, content)
         self.records = self.records[1:]
 
     def append(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Add records at the end of the file. Raises OSError."""
         with self.path.open("ab") as file:
-            file.write(b"".join(_line(record) for record in records))
+            file.write(b"".join(map(to_line, records)))
 
 
-def _line(record: Mapping[str, Any]) -> bytes:
-    return seal(record, indent=None) + b"\n"
+def cache_file(kind: str, name: bytes) -> Path:
+    """Return the path of a table in the user's folder of caches; the hash of ``name`` is its file name.
+
+    This is ``$XDG_CACHE_HOME/pretint/KIND``, ``~/.cache`` without that variable. Without a home it is no folder.
+    """
+    directory = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not directory.is_absolute():
+        try:
+            directory = Path.home() / ".cache"
+        except RuntimeError:
+            directory = Path(os.devnull)
+    return directory / "pretint" / kind / hashlib.sha256(name).hexdigest()[:32]
+
+
+def write_cached(path: Path, *table: Any) -> None:
+    """Do ``write_table`` of a path and more arguments, if the disk has room and no other process does it just now."""
+    with contextlib.suppress(UserError), lock(path.parent / LOCK, "writing there"):
+        write_table(path, *table)
+
+
+def write_table(
+    path: Path, identity: Mapping[str, Any], columns: Mapping[str, NDArray[Any]], about: Any = None
+) -> None:
+    """Write arrays of one dimension to a file, atomically.
+
+    Args:
+        path: the file.
+        identity: plain values: everything that the arrays depend on.
+        columns: the arrays by name; those with the largest items must be the first.
+        about: plain values that are kept beside the arrays.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    parts = [array.tobytes() for array in columns.values()]
+    crc = functools.reduce(lambda crc, part: zlib.crc32(part, crc), parts, 0)
+    sizes = {name: [array.dtype.str, len(array)] for name, array in columns.items()}
+    head = seal({"identity": identity, "columns": sizes, "about": about, "crc": crc}, indent=None)
+    padding = b" " * (-(len(head) + 1) % 8)  # the arrays begin at a multiple of 8
+    write_atomically(path, b"".join([padding, head, b"\n", *parts]))
+
+
+def read_table(path: Path, identity: Mapping[str, Any] | None) -> tuple[dict[str, NDArray[Any]], Any] | None:
+    """Return arrays of ``write_table``, mapped into memory, and the values beside them.
+
+    All bytes are checked. The result is None if there is no such file, or if it is damaged or has another identity (any
+    is right if ``identity`` is None).
+    """
+    try:
+        with path.open("rb") as file:
+            line = file.readline(_LONGEST_HEAD)
+            head = unseal(line.lstrip(b" "))
+            crc = 0
+            while chunk := file.read(2**20):  # by reading: mapped pages would count as this process's memory
+                crc = zlib.crc32(chunk, crc)
+            if crc != head["crc"] or (identity is not None and to_json(head["identity"]) != to_json(identity)):
+                return None
+            data, start = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), len(line)
+        columns = {}
+        for name, (dtype, size) in head["columns"].items():
+            columns[name] = np.frombuffer(data, dtype, size, start)
+            start += columns[name].nbytes
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return columns, head["about"]
 
 
 @functools.cache
-def _digest(path: Path, size: int, changed: int) -> str:
+def _digest_of_file(path: Path, size: int, changed: int) -> str:
     """Return the digest of a file; ``size`` and time of change tell whether it was read already."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:_DIGITS]

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from PIL import Image
 
 from pretext.recipe import PretrainSettings
 from pretext.settings import to_plain
+from pretext.store import to_line
 from transfer.metrics import Metric, Top1Accuracy
 from transfer.results import write_result
 
@@ -44,6 +45,12 @@ def add_result(run: Path, name: str = "first", shares: Sequence[int] = (561, 662
     path = run / "results" / f"{len(list((run / 'results').iterdir())):02d}.json"
     write_result(path, made)
     return path
+
+
+def write_journal(run: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Write a journal of these records; NaN becomes null."""
+    plain = json.loads(json.dumps(records), parse_constant=lambda name: None)
+    (run / "journal.jsonl").write_bytes(b"".join(map(to_line, plain)))
 
 
 def add_both_results(run: Path, **changed: Any) -> None:
@@ -87,7 +94,7 @@ def make_trained_run(run: Path, *, skipped: int = 0) -> Path:
     for step in (20, 40):
         health = {"loss": 4.123, "saturation": 0.817, "recall_common": 0.1, "recall_rare": math.nan, "entropy": 4.17}
         records.append({"kind": "health", "step": step, **health})
-    (run / "journal.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    write_journal(run, records)
     (run / "samples").mkdir()
     for step, color in ((20, "gray"), (40, "orange")):
         Image.new("RGB", (900, 300), color).save(run / "samples" / f"{step:08d}.png")
@@ -126,7 +133,7 @@ def add_finetuned_result(
             *({"kind": "health", "step": step, **dict.fromkeys(keys, 0.01 + step / 200)} for step in (0, 40)),
             {"kind": "skipped", "step": 40, "key": "000005.xml", "reason": "a box of no area was left out"},
         ]
-    (folder / "journal.jsonl").write_text("".join(json.dumps(record) + "\n" for record in journal))
+    write_journal(folder, journal)
     for at, image in enumerate(("00000040", "test")):
         Image.new("RGB", (940, 400), ("gray", "orange")[at]).save(folder / "samples" / f"{image}.png")
     return folder

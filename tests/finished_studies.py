@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import yaml
 from fake_results import answers, result, row
+from finished_runs import write_journal
 from PIL import Image
 
 from pretext.backbones.contract import BackboneSettings
@@ -65,7 +66,7 @@ def make_trained_run(folder: Path, objective: str, seed: int, source: Path) -> P
         {"kind": "health", "step": 3, "loss": 9.0, "saturation": 0.1},
         {"kind": "health", "step": STEPS, "loss": 4.0 + seed, "saturation": 0.8, "recall_rare": None},
     ]
-    (folder / "journal.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    write_journal(folder, records)
     return folder
 
 

@@ -1,6 +1,5 @@
-"""A run's journal: one JSON object per line, append-only, mirrored to TensorBoard."""
+"""A run's journal: a log of ``pretext.store``, one JSON object per line, mirrored to TensorBoard."""
 
-import json
 import math
 import os
 import platform
@@ -15,8 +14,10 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from pretext.engine.progress import say_once
 from pretext.errors import UserError
 from pretext.files import write_atomically
+from pretext.store import read_lines, to_line
 
 Record = dict[str, Any]
 
@@ -36,13 +37,13 @@ class Journal:
 
     def __init__(self, folder: Path, step: int | None) -> None:
         self.path = folder / "journal.jsonl"
-        records = [record for record in _records(self.path) if step is not None and record["step"] <= step]
+        records = read_journal(folder) if step is not None else []
         step = step or 0
-        write_atomically(self.path, "".join(_line(record) for record in records).encode())
+        write_atomically(self.path, b"".join(to_line(record) for record in records if record["step"] <= step))
         mirror = folder / "tensorboard"
         with self._disk():
             mirror.mkdir(exist_ok=True)
-            self._file = self.path.open("a", encoding="utf-8")
+            self._file = self.path.open("ab")
             # Not SummaryWriter: it writes in a thread, and a full disk would print a traceback there.
             name = f"events.out.tfevents.{int(time.time()):010d}.{platform.node()}.{os.getpid()}.{step:08d}"
             self._events = RecordWriter((mirror / name).open("wb"))
@@ -52,7 +53,7 @@ class Journal:
     def write(self, kind: str, step: int, **values: Any) -> None:
         """Append one record. Its floats also go to TensorBoard as ``kind/name``; its lists do not."""
         with self._disk():
-            self._file.write(_line({"kind": kind, "step": step, **values}))
+            self._file.write(to_line({"kind": kind, "step": step, **_storable(values)}))
         numbers = {f"{kind}/{name}": value for name, value in values.items() if isinstance(value, float)}
         if numbers:
             shown = [Summary.Value(tag=tag, simple_value=value) for tag, value in numbers.items()]
@@ -108,17 +109,27 @@ class NullJournal(Journal):
 
 
 def read_journal(folder: Path) -> list[Record]:
-    """Return the records of a run, in order; a last line that a crash cut short is left out."""
-    return list(_records(folder / "journal.jsonl"))
+    """Return the records of a run, in order.
+
+    A last line that a crash cut short is left out; so is a damaged line, and a message says so.
+
+    Raises:
+        UserError: the journal cannot be read.
+    """
+    path = folder / "journal.jsonl"
+    try:
+        records, damaged = read_lines(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    if damaged:
+        lines = "1 line is" if damaged == 1 else f"{damaged} lines are"
+        say_once(f"{path}: {lines} damaged, edited or of an older version, and left out; restore the file from a copy")
+    return records
 
 
 def skipped_images(folder: Path) -> list[tuple[str, str]]:
     """Return key and reason of the images that a run could not read."""
-    return [
-        (record["key"], record["reason"])
-        for record in _records(folder / "journal.jsonl")
-        if record["kind"] == "skipped"
-    ]
+    return [(record["key"], record["reason"]) for record in read_journal(folder) if record["kind"] == "skipped"]
 
 
 def training_seconds(records: Sequence[Record], batch: int) -> float:
@@ -136,29 +147,10 @@ def training_seconds(records: Sequence[Record], batch: int) -> float:
     )
 
 
-def _records(path: Path) -> Iterator[Record]:
-    if not path.exists():
-        return
-    try:
-        with path.open(encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                try:
-                    record = json.loads(line)
-                except ValueError:  # truncated by a kill or a full disk, or another process is writing it
-                    if line.endswith("\n"):
-                        raise UserError(f"{path}: a line is not a record; restore the file if it was edited") from None
-                    return
-                yield record
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-
-
-def _line(record: Record) -> str:
-    return json.dumps({name: _storable(value) for name, value in record.items()}, allow_nan=False) + "\n"
-
-
 def _storable(value: Any) -> Any:
-    """Return a value, or list of values, with None for nan and infinity: JSON has no such numbers."""
+    """Return a value, or values, with None for nan and infinity: JSON has no such numbers."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
+    if isinstance(value, dict):
+        return {name: _storable(part) for name, part in value.items()}
     return [_storable(part) for part in value] if isinstance(value, (list, tuple)) else value

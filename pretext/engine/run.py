@@ -9,7 +9,6 @@ nonfinite/00001500/      if the loss became NaN at step 1500: the files to compu
 """
 
 import functools
-import json
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -26,7 +25,7 @@ from pretext.engine.progress import say_once
 from pretext.engine.trainer import TrainingSettings
 from pretext.errors import OldFormatError, UserError
 from pretext.files import write_atomically
-from pretext.store import LOCK, lock
+from pretext.store import LOCK, lock, seal, unseal
 from pretext.yaml_reader import read_yaml
 
 _KEPT = 2
@@ -247,7 +246,7 @@ def write_evidence(
         "processes": distributed.world_size(),
         "micro_batch": pieces * distributed.world_size() if training.batch_norm == "synchronized" else pieces,
     }
-    write_atomically(folder / "evidence.json", json.dumps(evidence, indent=1).encode())
+    write_atomically(folder / "evidence.json", seal(evidence))
     write_atomically(folder / "settings.yaml", yaml.safe_dump(settings, sort_keys=False).encode())
     checkpoint = newest_checkpoint(run)
     assert checkpoint is not None, "a run has a checkpoint before its first step"
@@ -267,9 +266,8 @@ def read_evidence(folder: Path) -> Evidence:
         UserError: there is no such file.
     """
     try:
-        evidence: Evidence = json.loads((folder / "evidence.json").read_text(encoding="utf-8"))
+        return unseal((folder / "evidence.json").read_bytes())
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{folder}: nothing to replay (it has no readable evidence.json); give RUN/nonfinite/STEP"
+            f"{folder}: nothing to replay (it has no undamaged evidence.json); give RUN/nonfinite/STEP"
         ) from error
-    return evidence

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import random
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,24 @@ def test_goes_on_after_a_crash(tmp_path: Path) -> None:
     assert all(record["loss"] == 1 / record["step"] for record in records), "floats survive exactly"
 
 
+def test_a_damaged_line_is_left_out_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    written(tmp_path, 1, 20, start=0)
+    path, drawn = tmp_path / "journal.jsonl", random.Random(0)
+    content, records = path.read_bytes(), read_journal(tmp_path)
+    for number in range(100):
+        damaged = bytearray(content)
+        damaged[drawn.randrange(len(content) - 1)] ^= 1 << drawn.randrange(8)
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "journal.jsonl").write_bytes(damaged)
+        left = read_journal(folder)
+        assert 18 <= len(left) <= 19 and all(record in records for record in left)
+        said = capsys.readouterr().err
+        assert said.startswith(f"{folder}/journal.jsonl: 1 line") and said.count("\n") == 1
+    Journal(folder, 20).close()
+    assert read_journal(folder) == left and not capsys.readouterr().err, "a resumed run leaves it out for good"
+
+
 def test_is_mirrored_to_tensorboard(tmp_path: Path) -> None:
     written(tmp_path, 1, 10, start=0)
     written(tmp_path, 8, 12, start=7)
@@ -42,6 +61,7 @@ def test_lists_are_stored_without_nan_and_not_mirrored(tmp_path: Path) -> None:
     journal.write("health", 5, loss=0.5, recall=[0.25, math.nan, 1.0, math.inf], empty=math.nan)
     journal.close()
     stored = json.loads((tmp_path / "journal.jsonl").read_text(), parse_constant=pytest.fail)
+    assert len(stored.pop("seal")) == 16
     assert stored == {"kind": "health", "step": 5, "loss": 0.5, "recall": [0.25, None, 1.0, None], "empty": None}
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert set(events.Tags()["scalars"]) == {"health/loss", "health/empty"}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from browser import measure_layout
+from finished_runs import write_journal
 from finished_studies import STEPS, change_results, finished_study
 from html_page import Page
 from PIL import Image
@@ -192,6 +193,8 @@ def test_what_a_damaged_run_does_not_tell_does_not_count(
         damaged.unlink()
     else:
         damaged.write_text(text)
+        if name == "journal.jsonl":
+            write_journal(damaged.parent, [json.loads(text)])
     write_study_report(folder)
     costs = read_results(folder).costs
     assert costs["L2"] == costs["rebalanced"], "the mean of what is told"

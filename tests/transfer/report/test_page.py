@@ -1,7 +1,6 @@
 """The report page, from run directories in the real formats."""
 
 import html
-import json
 import math
 import re
 from pathlib import Path
@@ -10,11 +9,11 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 from browser import measure_layout
 from fake_results import row
-from finished_runs import add_both_results, add_result, make_new_run, make_trained_run, right_answers
+from finished_runs import add_both_results, add_result, make_new_run, make_trained_run, right_answers, write_journal
 from html_page import Page
 from PIL import Image
 
-from pretext.engine.journal import Journal
+from pretext.engine.journal import Journal, read_journal
 from pretext.errors import UserError
 from transfer.report import page as report
 from transfer.report import write_report
@@ -132,7 +131,7 @@ def test_older_journals_have_none_of_it(tmp_path: Path) -> None:
 )
 def test_records_that_say_nothing_are_passed_over(tmp_path: Path, record: dict[str, Any]) -> None:
     run = make_new_run(tmp_path / "run")
-    (run / "journal.jsonl").write_text(json.dumps({"step": 5, **record}) + "\n")
+    write_journal(run, [{"step": 5, **record}])
     page = Page(write_report(run))
     assert "svg" not in page.tags
     assert not re.search("every bin|Online probe|Speed", page.text)
@@ -146,7 +145,7 @@ def test_a_single_look(tmp_path: Path, step: int) -> None:
         {"kind": "online", "step": step, HOSTILE: 1.0, f"accuracy_$x${HOSTILE}": 0.5},
         {"kind": "speed", "step": step, "waiting": 0},
     ]
-    (run / "journal.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    write_journal(run, records)
     page = Page(write_report(run))
     assert page.tags.count("svg") == 4 and "script" not in page.tags
     assert page.text.count(f"$x${HOSTILE}") == 1 and "median 0.0 %" in page.text
@@ -168,8 +167,8 @@ def test_one_file_that_asks_for_nothing(tmp_path: Path) -> None:
 def test_what_comes_from_outside_is_escaped(tmp_path: Path) -> None:
     name = HOSTILE.replace("/", "")
     run = make_trained_run(tmp_path / name)
-    with (run / "journal.jsonl").open("a") as file:
-        file.write(json.dumps({"kind": "skipped", "step": 40, "key": HOSTILE, "reason": f'"{HOSTILE}'}) + "\n")
+    skipped = {"kind": "skipped", "step": 40, "key": HOSTILE, "reason": f'"{HOSTILE}'}
+    write_journal(run, [*read_journal(run), skipped])
     stage = "--><b>$\\a$</b><![CDATA["
     add_result(
         run,
@@ -212,7 +211,7 @@ def test_run_that_has_just_begun(tmp_path: Path) -> None:
 
 def test_first_step_alone(tmp_path: Path) -> None:
     run = make_new_run(tmp_path / "run")
-    (run / "journal.jsonl").write_text('{"kind": "step", "step": 1, "loss": 4.5, "lr": 0.0, "gradient_norm": 1.0}\n')
+    write_journal(run, [{"kind": "step", "step": 1, "loss": 4.5, "lr": 0.0, "gradient_norm": 1.0}])
     page = Page(write_report(run))
     assert "1 of 40 steps are done" in page.text and page.tags.count("svg") == 2
 
@@ -221,7 +220,7 @@ def test_health_of_a_regression_on_gray_images(tmp_path: Path) -> None:
     """No entropy, and nothing to compare the saturation with."""
     run = make_trained_run(tmp_path / "run")
     record = {"kind": "health", "step": 40, "loss": 0.1, "saturation": math.nan, "recall_common": 0.2, "recall_rare": 0}
-    (run / "journal.jsonl").write_text(json.dumps(record) + "\n")
+    write_journal(run, [record])
     page = Page(write_report(run))
     assert "Recall common bins 0.200; rare bins 0.000" in page.text
     assert "Saturation" not in page.text and "Entropy" not in page.text
@@ -231,8 +230,7 @@ def test_at_most_fifty_skipped_images_are_listed(tmp_path: Path) -> None:
     run = make_new_run(tmp_path / "run")
     add_result(run, skipped=tuple((f"val/{number}.jpg", "empty") for number in range(51)))
     record = {"kind": "skipped", "step": 3, "reason": "truncated"}
-    lines = [json.dumps({**record, "key": f"train/{number}.jpg"}) for number in [*range(62), 0]]
-    (run / "journal.jsonl").write_text("\n".join(lines))
+    write_journal(run, [{**record, "key": f"train/{number}.jpg"} for number in [*range(62), 0]])
     page = Page(write_report(run))
     assert "62 images could not be read." in page.text and "And 12 more." in page.text
     assert "51 images skipped" in page.text and "And 1 more." in page.text
