@@ -99,7 +99,7 @@ def main() -> None:
             seconds, images, scans, added = measured("opened", root)
             did = f"{scans:,} folders listed, {added:+.0f} MB resident"
             print(f"opened {how}: {seconds:.2f} s, {images:,} images, {did}")
-        size = sum(path.stat().st_size for path in Path(scratch).rglob("*.idx"))
+        size = sum(path.stat().st_size for path in Path(scratch).rglob("folders/*"))
         print(f"index: {size / 1e6:.1f} MB")
         print(
             "MB beyond a process that only imports torch, after reading every name and label, resident (proportional):"

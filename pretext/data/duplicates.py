@@ -9,22 +9,20 @@ a name that depends on the keys, sizes and change times of all images. Any file 
 
 import contextlib
 import hashlib
-import itertools
 import os
 import stat
 import time
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pretext.data.source import ImageDataset, StoredDataset
 from pretext.engine.progress import Advance, progress
-from pretext.errors import ImageError, UserError
-from pretext.files import write_atomically
+from pretext.errors import ImageError
+from pretext.store import cache_file, read_table, to_json, write_cached
 
 ImageIndices = NDArray[np.int64]
 
@@ -62,28 +60,18 @@ def find_shared(
         return _as_pairs(_shared_by_key(train, test, train_indices, test_indices))
     train_stamps = train.stamps()
     test_stamps = train_stamps if test is train else test.stamps()
-    file = None
-    if len(train_indices) + len(test_indices) >= _MANY and _is_settled(train_stamps) and _is_settled(test_stamps):
-        digest = hashlib.sha256()
-        digests = train.digest().encode(), test.digest().encode()
-        arrays = train_stamps, test_stamps, train_indices, test_indices
-        for content in itertools.chain(digests, (array.astype("<i8").tobytes() for array in arrays)):
-            digest.update(len(content).to_bytes(8, "little") + content)
-        with contextlib.suppress(RuntimeError):  # no home
-            directory = Path(os.environ.get("XDG_CACHE_HOME", ""))
-            cache = directory if directory.is_absolute() else Path.home() / ".cache"
-            file = cache / "pretint" / "shared" / digest.hexdigest()[:32]
-    if file:
-        with contextlib.suppress(OSError):  # a damaged file is not used
-            stored = file.read_bytes()
-            if hashlib.sha256(stored[32:]).digest() == stored[:32]:
-                return np.frombuffer(stored[32:], "<i8").reshape(-1, 2).astype(np.int64)
+    arrays = train_stamps, test_stamps, train_indices, test_indices
+    keeps = len(train_indices) + len(test_indices) >= _MANY and _is_settled(train_stamps) and _is_settled(test_stamps)
+    if keeps:
+        digests = [hashlib.sha256(array.astype("<i8").tobytes()).hexdigest() for array in arrays]
+        identity = {"train": train.digest(), "test": test.digest(), "arrays": digests}
+        file = cache_file("shared", to_json(identity))
+        if table := read_table(file, identity):
+            return table[0]["pairs"].reshape(-1, 2).astype(np.int64)
     sizes = train_stamps[:, 0], test_stamps[:, 0]
     pairs = _as_pairs(_shared_by_bytes(train, test, *sizes, train_indices, test_indices))
-    if file:
-        content = pairs.astype("<i8").tobytes()
-        with contextlib.suppress(OSError, UserError):  # disk full, or no permission: they are computed again next time
-            write_atomically(file, hashlib.sha256(content).digest() + content)
+    if keeps:
+        write_cached(file, identity, {"pairs": pairs.ravel()})
     return pairs
 
 

@@ -1,7 +1,7 @@
 """The job that packs images as small JPEGs into tar shards in the WebDataset layout.
 
 shard-000000.tar         KEY.jpg, and KEY.cls beside it if the source has classes
-shard-000000.index.npz   the positions of its images: opening the shards takes no scan
+shard-000000.index       the positions of its images: opening the shards takes no scan
 classes.txt              the names of the classes, by label
 manifest.json            source, settings, and every shard: first and stop in the order of packing, checksum
 skipped.jsonl            the images that cannot be read: key and reason
@@ -24,9 +24,10 @@ from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch.utils.data import DataLoader, Dataset
 
@@ -34,9 +35,16 @@ from pretext import roles
 from pretext.data import open_dataset, open_labeled
 from pretext.data.decode import decode
 from pretext.data.formats import KNOWN, ending_of
+from pretext.data.local_copy import SUMS
 from pretext.data.order import permute_index
-from pretext.data.pack_manifest import Manifest, PackedShard, lock_manifest, write_manifest
-from pretext.data.patterns import MANIFEST
+from pretext.data.pack_manifest import (
+    MANIFEST,
+    Manifest,
+    lock_manifest,
+    manifest_bytes,
+    sha256_of,
+    write_manifest,
+)
 from pretext.data.shards import CLASSES
 from pretext.data.source import ImageDataset, LabeledDataset, require_single_labels
 from pretext.data.tar_index import TarIndexBuilder, index_path, key_hash, write_index_beside
@@ -47,7 +55,7 @@ from pretext.errors import ImageError, UserError
 from pretext.files import open_atomically, write_atomically
 from pretext.settings import to_plain
 
-SKIPPED, SUMS = "skipped.jsonl", "SHA256SUMS"
+SKIPPED = "skipped.jsonl"
 _BATCH = 16
 _RECORD = 20 * tarfile.BLOCKSIZE
 _LONGEST = 65_500  # libjpeg's limit
@@ -135,46 +143,34 @@ def pack(source: str, destination: Path, settings: PackSettings) -> PackResult:
         )
     classes = images.classes if isinstance(images, LabeledDataset) and settings.labels else None
     names = Names(images)
-    wanted = {
-        "source": {
-            "images": len(images),
-            "digest": names.digest,
-            "classes": None if classes is None else len(classes),
-        },
-        "settings": {name: value for name, value in to_plain(settings).items() if name != "workers"},
-    }
-    with lock_manifest(destination, source, wanted) as manifest:
-        if manifest.complete and (destination / SUMS).exists():
-            return _summarize(manifest, already=True)
-        (destination / SUMS).unlink(missing_ok=True)
-        manifest.complete = False
-        write_manifest(destination, manifest)
-        recorded = {destination / shard.name for shard in manifest.shards}
-        recorded |= {index_path(path) for path in recorded}
+    wanted = {"images": len(images), "digest": names.digest, "classes": None if classes is None else len(classes)}
+    fixed = {name: value for name, value in to_plain(settings).items() if name != "workers"}
+    with lock_manifest(destination, source, wanted, fixed) as manifest:
+        recorded = [destination / shard["name"] for shard in manifest["shards"]]
         for path in (*destination.glob("shard-*"), *destination.glob(".*.part")):
-            if path not in recorded:  # a killed call left it
+            if path.with_suffix(".tar") not in recorded:  # a killed call left it
                 path.unlink()
+        if not manifest["complete"]:
+            (destination / SUMS).unlink(missing_ok=True)
+            write_manifest(destination, manifest)
+            first = _stop(manifest)
+            try:
+                with (
+                    catch_signals() as stopping,
+                    progress("pack", len(images), "images", done=first) as advance,
+                    contextlib.closing(_encode_images(images, settings, first, stopping, advance)) as results,
+                ):
+                    while _stop(manifest) < len(images):
+                        _next_shard(destination, manifest, results, names, labels, settings.shard_mb * 1e6)
+            except _Stopped as stopped:
+                return _summarize(manifest)._replace(ending=stopped.ending)
+        is_changed = _finish(destination, manifest, classes)
+        return _summarize(manifest, already=not is_changed)
 
-        def members(results: Iterator["_EncodeResult"]) -> Iterator[_Member]:
-            for result in results:
-                key = images.key(result.image)
-                label = None if labels is None else int(labels[result.image])
-                yield _Member(names.safe(key, result.image), key, label, result)
 
-        first = manifest.stop
-        try:
-            with (
-                catch_signals() as stopping,
-                progress("pack", len(images), "images", done=first) as advance,
-                contextlib.closing(_encode_images(images, settings, first, stopping, advance)) as results,
-            ):
-                stream = members(results)
-                while manifest.stop < len(images):
-                    _next_shard(destination, manifest, stream, settings.shard_mb * 1e6)
-        except _Stopped as stopped:
-            return _summarize(manifest)._replace(ending=stopped.ending)
-        _finish(destination, manifest, classes)
-        return _summarize(manifest)
+def _stop(manifest: Manifest) -> int:
+    """Return the rank up to which all images are packed."""
+    return manifest["shards"][-1]["stop"] if manifest["shards"] else 0
 
 
 class _Stopped(Exception):
@@ -190,18 +186,10 @@ class _EncodeResult(NamedTuple):
 
     image: int
     """Its index in the source."""
-    encoded: "EncodedImage | None"
-    reason: str
-    """Why the image cannot be read, if it cannot."""
-
-
-class _Member(NamedTuple):
-    """An image with its name, key and label."""
-
-    name: str
     key: str
-    label: int | None
-    result: _EncodeResult
+    encoded: "EncodedImage | None"
+    reason: str = ""
+    """Why the image cannot be read, if it cannot."""
 
 
 class _EncodedImages(Dataset[_EncodeResult]):
@@ -214,9 +202,10 @@ class _EncodedImages(Dataset[_EncodeResult]):
         settings = self.settings
         index = permute_index(rank, len(self.source), key=settings.seed) if settings.shuffle else rank
         try:
-            return _EncodeResult(index, small_jpeg(self.source, index, settings.shorter, settings.quality), "")
+            encoded = small_jpeg(self.source, index, settings.shorter, settings.quality)
+            return _EncodeResult(index, self.source.key(index), encoded)
         except ImageError as error:
-            return _EncodeResult(index, None, error.reason)
+            return _EncodeResult(index, error.key, None, error.reason)
 
 
 def _open_images(name: str, labels: bool) -> ImageDataset:
@@ -274,19 +263,36 @@ def _exit_with_job(job: int, worker: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _next_shard(folder: Path, manifest: Manifest, members: Iterator[_Member], limit: float) -> None:
+def _next_shard(
+    folder: Path,
+    manifest: Manifest,
+    results: Iterator[_EncodeResult],
+    names: "Names",
+    labels: NDArray[np.int64] | None,
+    limit: float,
+) -> None:
     """Write one more shard, if there are images left for one."""
+    shards: list[dict[str, Any]] = manifest["shards"]
     skipped: list[tuple[str, str]] = []
-    first = next((member for member in _skip_unreadable(members, skipped)), None)
+
+    def skip_unreadable() -> Iterator[tuple[_EncodeResult, EncodedImage]]:
+        for result in results:
+            if result.encoded is None:
+                skipped.append((result.key, result.reason))
+            else:
+                yield result, result.encoded
+
+    first = next(skip_unreadable(), None)
     if first is None:
-        if not manifest.shards:
+        if not shards:
             raise UserError(
-                f"{manifest.name}: none of its {len(skipped)} images can be read; the first: {': '.join(skipped[0])}"
+                f"{manifest['source']['name']}: none of its {len(skipped)} images can be read; the first: "
+                f"{': '.join(skipped[0])}"
             )
-        manifest.shards[-1].skipped += skipped
-        manifest.shards[-1].stop += len(skipped)
+        shards[-1]["skipped"] += skipped
+        shards[-1]["stop"] += len(skipped)
         return
-    path = folder / f"shard-{len(manifest.shards):06d}.tar"
+    path = folder / f"shard-{len(shards):06d}.tar"
     builder, copied = TarIndexBuilder(), 0
     with open_atomically(path, f"a shard of {limit / 1e6:g} MB") as file:
 
@@ -298,62 +304,69 @@ def _next_shard(folder: Path, manifest: Manifest, members: Iterator[_Member], li
             file.write(data + bytes(-len(data) % tarfile.BLOCKSIZE))
             return at
 
-        for member in itertools.chain([first], _skip_unreadable(members, skipped)):
-            encoded = member.result.encoded
-            assert encoded is not None
-            at = put(f"{member.name}.jpg", encoded.data)
-            builder.add(member.name, at, len(encoded.data), member.label, zlib.crc32(encoded.data))
+        for result, encoded in itertools.chain([first], skip_unreadable()):
+            name, label = names.safe(result.key, result.image), None if labels is None else int(labels[result.image])
+            at = put(f"{name}.jpg", encoded.data)
+            builder.add(name, at, len(encoded.data), label, zlib.crc32(encoded.data))
             copied += encoded.copied
-            if member.label is not None:
-                put(f"{member.name}.cls", str(member.label).encode())
+            if label is not None:
+                put(f"{name}.cls", str(label).encode())
             if file.tell() >= limit:
                 break
         file.write(bytes(2 * tarfile.BLOCKSIZE))
         file.write(bytes(-file.tell() % _RECORD))
     write_index_beside(path, builder.index())
-    with path.open("rb") as packed:
-        digest = hashlib.file_digest(packed, "sha256").hexdigest()
-    done = len(builder.keys)
-    stop = manifest.stop + done + len(skipped)
-    manifest.shards.append(
-        PackedShard(path.name, manifest.stop, stop, done, copied, path.stat().st_size, digest, skipped)
+    before, done = _stop(manifest), len(builder.keys)
+    shards.append(
+        {
+            "name": path.name,
+            "first": before,
+            "stop": before + done + len(skipped),
+            "images": done,
+            "copied": copied,
+            "bytes": path.stat().st_size,
+            "sha256": sha256_of(path),
+            "skipped": skipped,
+        }
     )
     write_manifest(folder, manifest)
 
 
-def _skip_unreadable(members: Iterator[_Member], skipped: list[tuple[str, str]]) -> Iterator[_Member]:
-    """Yield the members that could be read; add the others to ``skipped``."""
-    for member in members:
-        if member.result.encoded is not None:
-            yield member
-        else:
-            skipped.append((member.key, member.result.reason))
-
-
-def _finish(folder: Path, manifest: Manifest, classes: list[str] | None) -> None:
-    """Write all files beside the shards."""
-    skips = [skip for shard in manifest.shards for skip in shard.skipped]
-    lines = [json.dumps({"key": key, "reason": reason}) + "\n" for key, reason in skips]
-    write_atomically(folder / SKIPPED, "".join(lines).encode())
+def _finish(folder: Path, manifest: Manifest, classes: list[str] | None) -> bool:
+    """Write the files beside the shards that are not as they must be. Return whether there were any."""
+    manifest["complete"] = True
+    skips = _skipped(manifest)
+    files = {SKIPPED: "".join(json.dumps({"key": key, "reason": reason}) + "\n" for key, reason in skips).encode()}
     if classes is not None:
-        write_atomically(folder / CLASSES, "".join(f"{name}\n" for name in classes).encode())
-    manifest.complete = True
-    write_manifest(folder, manifest)
-    sums = {shard.name: shard.sha256 for shard in manifest.shards}
-    indices = [index_path(folder / name) for name in sums]
-    for path in (*indices, folder / SKIPPED, folder / MANIFEST, *([] if classes is None else [folder / CLASSES])):
-        sums[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    write_atomically(folder / SUMS, "".join(f"{sums[name]}  {name}\n" for name in sorted(sums)).encode())
+        files[CLASSES] = "".join(f"{name}\n" for name in classes).encode()
+    files[MANIFEST] = manifest_bytes(manifest)
+    sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    for shard in manifest["shards"]:
+        index = index_path(folder / shard["name"])
+        sums |= {shard["name"]: shard["sha256"], index.name: sha256_of(index)}
+    files[SUMS] = "".join(f"{sums[name]}  {name}\n" for name in sorted(sums)).encode()
+    is_changed = False
+    for name, content in files.items():
+        path = folder / name
+        if not path.is_file() or path.read_bytes() != content:
+            write_atomically(path, content)
+            is_changed = True
+    return is_changed
+
+
+def _skipped(manifest: Manifest) -> list[tuple[str, str]]:
+    return [(key, reason) for shard in manifest["shards"] for key, reason in shard["skipped"]]
 
 
 def _summarize(manifest: Manifest, already: bool = False) -> PackResult:
+    shards = manifest["shards"]
     return PackResult(
-        shards=len(manifest.shards),
-        images=sum(shard.images for shard in manifest.shards),
-        copied=sum(shard.copied for shard in manifest.shards),
-        skipped=[skip for shard in manifest.shards for skip in shard.skipped],
-        classes=manifest.wanted["source"]["classes"],
-        complete=manifest.complete,
+        shards=len(shards),
+        images=sum(shard["images"] for shard in shards),
+        copied=sum(shard["copied"] for shard in shards),
+        skipped=_skipped(manifest),
+        classes=manifest["source"]["classes"],
+        complete=manifest["complete"],
         already=already,
     )
 

@@ -1,142 +1,148 @@
 """The manifest of packed shards: the finished shards, their source and their settings."""
 
-import dataclasses
-import json
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from pretext.data.decode import DECODER
-from pretext.data.patterns import MANIFEST
-from pretext.data.tar_index import index_path
-from pretext.errors import UserError, check_format
+from pretext.data.tar_index import index_path, load_index
+from pretext.errors import UserError
 from pretext.files import write_atomically
-from pretext.store import LOCK, lock
+from pretext.store import LOCK, lock, seal, unseal
 
-_FORMAT = "pretint shards 2"
+MANIFEST = "manifest.json"
+"""The file that `pretint pack` writes beside its shards: a sealed record, see ``pretext.store``."""
 
+_FORMAT = "pretint shards 3"
 
-@dataclass
-class PackedShard:
-    """A finished shard."""
+Manifest = dict[str, Any]
+"""Plain values:
 
-    name: str
-    first: int
-    """Rank of its first image in the order of packing."""
-    stop: int
-    """Rank after its last image."""
-    images: int
-    copied: int
-    bytes: int
-    sha256: str
-    skipped: list[tuple[str, str]]
-    """Key and reason of the images in between that cannot be read."""
-
-
-@dataclass
-class Manifest:
-    """The content of the manifest file."""
-
-    name: str
-    """The name of the source, as the user wrote it."""
-    wanted: dict[str, Any]
-    """Count and digest of the source's images, and the settings: these must not change between calls."""
-    decoder: str = DECODER
-    shards: list[PackedShard] = field(default_factory=list)
-    complete: bool = False
-
-    @property
-    def stop(self) -> int:
-        """Return the rank up to which all images are packed."""
-        return self.shards[-1].stop if self.shards else 0
+complete           whether all images are packed
+pretint, decoder   the versions of Pretint and of the decoder
+source             name, as the user wrote it; images (their number), digest of their keys, classes (number or None)
+settings           those that change the shards
+images, skipped    the number of packed images, and of those that cannot be read
+shards             for each finished shard: name; first, stop (ranks of its images in the order of packing); images,
+                   copied (their number); bytes; sha256; skipped: key and reason of the images in between that cannot
+                   be read
+"""
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the manifest file, atomically."""
-    content = {
-        "format": _FORMAT,
-        "complete": manifest.complete,
-        "pretint": version("pretint"),
-        "decoder": manifest.decoder,
-        "source": {"name": manifest.name, **manifest.wanted["source"]},
-        "settings": manifest.wanted["settings"],
-        "images": sum(shard.images for shard in manifest.shards),
-        "skipped": sum(len(shard.skipped) for shard in manifest.shards),
-        "shards": [dataclasses.asdict(shard) for shard in manifest.shards],
+    write_atomically(folder / MANIFEST, manifest_bytes(manifest))
+
+
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """Return the content of the manifest file."""
+    shards = manifest["shards"]
+    counts = {
+        "images": sum(shard["images"] for shard in shards),
+        "skipped": sum(len(shard["skipped"]) for shard in shards),
     }
-    write_atomically(folder / MANIFEST, json.dumps(content, indent=1).encode() + b"\n")
+    return seal({**manifest, **counts, "shards": shards}) + b"\n"
 
 
-@contextmanager
-def lock_manifest(folder: Path, name: str, wanted: dict[str, Any]) -> Iterator[Manifest]:
-    """Lock a folder of shards and yield its manifest, a new one if the folder is empty.
-
-    The manifest lists the shards before the first one that is missing or has another size than recorded.
+def read_manifest(folder: Path) -> Manifest | None:
+    """Return the manifest of a folder; None if it has none, or one of another program or version.
 
     Raises:
-        UserError: the folder has other contents, was packed from other images, with other settings or with another
-            decoder, or another process has locked it.
+        UserError: it is damaged.
     """
     path = folder / MANIFEST
     try:
-        if folder.exists() and not path.exists() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
-            raise UserError(f"{folder}: holds something that pretint pack did not write; choose a new folder")
+        content = path.read_bytes()
+    except OSError:
+        return None
+    if f'"{_FORMAT}"'.encode() not in content:
+        return None
+    try:
+        return unseal(content)
+    except ValueError as error:
+        raise UserError(f"{path}: damaged or edited; restore it, or pack again into a new folder") from error
+
+
+@contextmanager
+def lock_manifest(folder: Path, name: str, source: dict[str, Any], settings: dict[str, Any]) -> Iterator[Manifest]:
+    """Lock a folder of shards and yield its manifest, a new one if the folder is empty.
+
+    The manifest lists the shards before the first one that is missing, has another size than recorded, or has no
+    undamaged index.
+
+    Args:
+        folder: the folder.
+        name: the name of the source, as the user wrote it.
+        source: number and digest of the source's images, and number of classes; must not change between calls.
+        settings: the settings that change the shards; they must not change either.
+
+    Raises:
+        UserError: the folder has other contents, was packed from other images, with other settings or with another
+            decoder, its manifest is damaged, or another process has locked it.
+    """
+    try:
+        is_other = folder.exists() and any(not entry.name.startswith(".") for entry in folder.iterdir())
     except OSError as error:
         raise UserError(f"{folder}: cannot write there ({error.strerror}); choose another folder") from error
+    if is_other and not (folder / MANIFEST).exists():
+        raise UserError(f"{folder}: holds something that pretint pack did not write; choose a new folder")
     with lock(folder / LOCK, "packing there"):
-        if not path.exists():
-            yield Manifest(name, wanted)
-            return
-        manifest = _read(path)
-        before, now = manifest.wanted["settings"], wanted["settings"]
-        if before != now:
+        manifest = read_manifest(folder)
+        if manifest is None and (folder / MANIFEST).exists():
+            raise UserError(f"{folder / MANIFEST}: is no manifest of this version of pretint pack; choose a new folder")
+        manifest = manifest or {
+            "format": _FORMAT,
+            "complete": False,
+            "pretint": version("pretint"),
+            "decoder": DECODER,
+            "source": {"name": name, **source},
+            "settings": settings,
+            "shards": [],
+        }
+        before = manifest["settings"]
+        if before != settings:
             changes = [
-                f"{key} was {before.get(key)}, is now {now.get(key)}" for key in now if before.get(key) != now[key]
+                f"{key} was {before.get(key)}, is now {settings.get(key)}"
+                for key in {**before, **settings}
+                if before.get(key) != settings.get(key)
             ]
             raise UserError(
                 f"{folder}: was packed with other settings ({'; '.join(changes)}); use those, or choose a new folder"
             )
-        before, now = manifest.wanted["source"], wanted["source"]
-        if before != now:
+        before = manifest["source"]
+        if before != {"name": before["name"], **source}:
             raise UserError(
-                f"{folder}: was packed from other images ({before.get('images')} of {manifest.name}, now "
-                f"{now['images']}, or other names or classes); restore those, or choose a new folder"
+                f"{folder}: was packed from other images ({before['images']} of {before['name']}, now "
+                f"{source['images']}, or other names or classes); restore those, or choose a new folder"
             )
-        good = stop = 0  # number of shards that are as recorded, and the rank after them
-        for shard in manifest.shards:
-            shard_path = folder / shard.name
-            is_whole = shard_path.is_file() and shard_path.stat().st_size == shard.bytes
-            if not is_whole or not index_path(shard_path).is_file() or shard.first != stop:
+        good = 0  # number of shards that are as recorded
+        for shard in manifest["shards"]:
+            path = folder / shard["name"]
+            if not path.is_file() or path.stat().st_size != shard["bytes"] or not _has_index(path):
                 break
-            good, stop = good + 1, shard.stop
-        if good < len(manifest.shards):
-            manifest.complete = False
-        if not manifest.complete and manifest.decoder != DECODER and good:
+            good += 1
+        if good < len(manifest["shards"]):
+            manifest["complete"] = False
+        if not manifest["complete"] and manifest["decoder"] != DECODER and good:
             raise UserError(
-                f"{folder}: was begun with {manifest.decoder}, this is {DECODER}; install the former to resume, "
+                f"{folder}: was begun with {manifest['decoder']}, this is {DECODER}; install the former to resume, "
                 "or choose a new folder"
             )
         if not good:
-            manifest.decoder = DECODER
-        del manifest.shards[good:]
+            manifest["decoder"] = DECODER
+        del manifest["shards"][good:]
         yield manifest
 
 
-def _read(path: Path) -> Manifest:
-    """Return the manifest in a file, which may be edited or from another program."""
-    try:
-        content = json.loads(path.read_bytes())
-        check_format(path, content["format"], _FORMAT)
-        if content["format"] != _FORMAT:
-            raise ValueError
-        source = dict(content["source"])
-        shards = [PackedShard(**shard) for shard in content["shards"]]
-        for shard in shards:
-            shard.skipped = [(str(key), str(reason)) for key, reason in shard.skipped]
-        wanted = {"source": source, "settings": dict(content["settings"])}
-        return Manifest(source.pop("name"), wanted, content["decoder"], shards, content["complete"] is True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: is no manifest of pretint pack, or was edited; choose a new folder") from error
+def _has_index(path: Path) -> bool:
+    index = load_index(path)
+    return index_path(path).is_file() and index is not None and len(index.sums) > 0
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -3,21 +3,16 @@
 A name that exists is not a pattern: in ``scan[1940]/*.tif``, if a folder ``scan[1940]`` exists, only ``*.tif`` is one.
 """
 
-import contextlib
 import glob
 import itertools
-import json
 import os
 import re
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
+from pretext.data.pack_manifest import read_manifest
 from pretext.errors import UserError
-
-MANIFEST = "manifest.json"
-"""The file that `pretint pack` writes beside its shards."""
 
 _MOST = 100_000  # names of one pattern: more are a typing error
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.(-?\d+))?")
@@ -114,12 +109,9 @@ def find_shards(pattern: str) -> list[Path]:
 def _find_in_folder(name: str, folder: Path) -> list[Path]:
     """Return all shards of a folder, which must be one set, and complete if `pretint pack` wrote it."""
     paths = sorted(path for path in folder.glob("*.tar") if not path.name.startswith(".") and path.is_file())
-    recorded: set[str] = set()
-    is_complete: Any = True
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):  # another program's manifest
-        manifest = json.loads((folder / MANIFEST).read_bytes())
-        is_complete, recorded = manifest["complete"], {str(shard["name"]) for shard in manifest["shards"]}
-    if is_complete is not True:
+    manifest = read_manifest(folder) or {"complete": True, "shards": []}
+    recorded = {shard["name"] for shard in manifest["shards"]}
+    if not manifest["complete"]:
         raise UserError(f"{name}: packing is not complete; run pretint pack again to resume it")
     missing = recorded - {path.name for path in paths}
     if missing:

@@ -1,26 +1,16 @@
-"""The images below a folder, in order: listed by one scan. For a large folder, an index file stores the list.
+"""The images below a folder, in order: listed by one scan. For a large folder, an index stores the list.
 
-The index is ``$XDG_CACHE_HOME/pretint/folders/<hash>.idx`` (``~/.cache`` without that variable), one per folder and
-host, since device numbers of network drives differ between hosts. It is mapped into memory. It holds a first line with
-a CRC of all that follows, a line of JSON, and these arrays, little-endian:
-
-    ends int64 (N + 1,), marks int64 (folders, 4), counts int64 (classes,),
-    blob uint8: all paths; the names of the folders; the names of the classes, both separated by NUL
-
-An index is not used if it is damaged, of another version or folder, made with other rules for files to leave out, or
-older than a change of the tree. Indices may be deleted at any time.
+The index is a table of ``pretext.store`` in ``$XDG_CACHE_HOME/pretint/folders`` (``~/.cache`` without that variable),
+one per folder and host, since device numbers of network drives differ between hosts. It is not used if it is damaged,
+of another version or folder, made with other rules for files to leave out, or older than a change of the tree.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import itertools
-import json
-import mmap
 import os
 import sys
 import time
-import zlib
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -32,7 +22,7 @@ from numpy.typing import NDArray
 
 from pretext.data.formats import RULES, USUAL, SkippedFiles, is_image_name, system_name
 from pretext.errors import UserError
-from pretext.files import write_atomically
+from pretext.store import cache_file, read_table, write_cached
 
 _PATIENCE = 3.0  # seconds before the first message about a scan
 _EVERY = 30.0  # seconds between two messages
@@ -46,9 +36,8 @@ _Item = tuple[bytes, frozenset[tuple[int, int]]] | list[bytes]
 
 WORTH = 10_000
 """Trees of fewer images are scanned each time: it takes some 20 ms."""
-_MAGIC = b"pretint folder index 1 "
+_FORMAT = 2
 _SETTLED = 2_000_000_000  # ns: within a clock tick of a file system two changes of a folder look alike
-_CHUNK = 2**20
 
 
 class Paths:
@@ -267,73 +256,39 @@ def open_listing(base: bytes, shown: str, by_class: bool) -> Listing:
     cannot be written, there is no index.
     """
     root = os.path.realpath(base)
-    facts = {"root": root.hex(), "by_class": by_class, "rules": RULES}
-    path, listing = None, None
-    with contextlib.suppress(RuntimeError):  # no home
-        directory = Path(os.environ.get("XDG_CACHE_HOME", ""))
-        cache = directory if directory.is_absolute() else Path.home() / ".cache"
-        name = hashlib.sha256(b"\0".join([os.uname().nodename.encode(), b"classes" * by_class, root])).hexdigest()
-        path = cache / "pretint" / "folders" / f"{name[:32]}.idx"
-        listing = _load(path, facts)
+    identity = {"format": _FORMAT, "root": root.hex(), "by_class": by_class, "rules": RULES}
+    path = cache_file("folders", b"\0".join([os.uname().nodename.encode(), b"classes" * by_class, root]))
+    listing = _read_index(path, identity)
     if listing and all(mark(base + b"/" + folder) == known for folder, known in listing.marks.items()):
         return listing
     start = time.time_ns()
     listing = scan(base, shown, by_class)
     settled = start - max(max(times) for _, _, *times in listing.marks.values()) > _SETTLED
-    if path and settled and len(listing.paths) >= WORTH:
-        _save(path, facts, listing)
-        return _load(path, facts) or listing  # mapped, the list is shared with other processes
+    if settled and len(listing.paths) >= WORTH:
+        columns = {
+            "ends": listing.paths.ends,
+            "marks": np.array(list(listing.marks.values()), np.uint64).ravel(),
+            "counts": listing.counts,
+            "paths": listing.paths.blob,
+            "folders": np.frombuffer(b"\0".join(listing.marks), np.uint8),
+            "classes": np.frombuffer(b"\0".join(listing.classes), np.uint8),
+        }
+        write_cached(path, identity, columns, {"digest": listing.digest, "left_out": listing.left_out.as_dict()})
+        return _read_index(path, identity) or listing  # mapped, the list is shared with other processes
     return listing
 
 
-def _save(path: Path, facts: dict[str, Any], listing: Listing) -> None:
-    """Write the index of a folder, if possible."""
-    arrays = [listing.paths.ends.astype("<i8", copy=False), np.array(list(listing.marks.values()), "<u8")]
-    arrays += [listing.counts.astype("<i8"), listing.paths.blob]
-    names = [b"\0".join(listing.marks), b"\0".join(listing.classes)]
-    sizes = [array.size for array in arrays] + [len(name) for name in names]
-    content = {"digest": listing.digest, "sizes": sizes, "left_out": listing.left_out.as_dict()}
-    header = json.dumps({**facts, **content}).encode()
-    padding = b" " * (-(len(_MAGIC) + 9 + len(header) + 1) % 8)  # the arrays begin at a multiple of 8
-    body = [header + padding + b"\n", *(array.tobytes() for array in arrays), *names]
-    crc = 0
-    for part in body:
-        crc = zlib.crc32(part, crc)
-    with contextlib.suppress(OSError, UserError):  # no room, no right, or another process writes it
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with (path.parent / ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            write_atomically(path, b"".join([_MAGIC + b"%08x\n" % crc, *body]))
-
-
-def _load(path: Path, facts: dict[str, Any]) -> Listing | None:
-    """Return the listing in an index; None if there is no index, or it is damaged or of other facts."""
-    try:
-        with path.open("rb") as file:
-            first = file.readline(64)
-            crc = 0
-            while chunk := file.read(_CHUNK):  # by reading: mapped pages would count as this process's memory
-                crc = zlib.crc32(chunk, crc)
-            if first != _MAGIC + b"%08x\n" % crc:
-                return None
-            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except (OSError, ValueError):  # ValueError: an empty file cannot be mapped
+def _read_index(path: Path, identity: dict[str, Any]) -> Listing | None:
+    table = read_table(path, identity)
+    if table is None:
         return None
-    start = data.find(b"\n", len(first)) + 1
-    header = json.loads(data[len(first) : start])
-    if {key: header.get(key) for key in facts} != facts:
-        return None
-    arrays: list[NDArray[Any]] = []
-    for size, kind in zip(header["sizes"], ("<i8", "<i8", "<i8", "u1", "u1", "u1"), strict=True):
-        arrays.append(np.frombuffer(data, kind, size, start))
-        start += arrays[-1].nbytes
-    ends, marks, counts, blob, folders, classes = arrays
-    names = folders.tobytes().split(b"\0")
+    columns, about = table
+    folders, classes = columns["folders"].tobytes().split(b"\0"), columns["classes"].tobytes()
     return Listing(
-        Paths(blob, ends),
-        header["digest"],
-        dict(zip(names, map(tuple, marks.view("<u8").reshape(-1, 4).tolist()), strict=True)),
-        classes.tobytes().split(b"\0") if classes.size else [],
-        counts,
-        SkippedFiles.from_dict(header["left_out"]),
+        Paths(columns["paths"], columns["ends"]),
+        about["digest"],
+        dict(zip(folders, map(tuple, columns["marks"].reshape(-1, 4).tolist()), strict=True)),
+        classes.split(b"\0") if classes else [],
+        columns["counts"],
+        SkippedFiles.from_dict(about["left_out"]),
     )

@@ -16,8 +16,9 @@ from PIL import Image
 from pretext.data.decode import decode
 from pretext.data.duplicates import stamp_files
 from pretext.data.formats import USUAL, SkippedFiles, is_image_name, system_name
-from pretext.data.local_copy import local_copies
-from pretext.data.patterns import MANIFEST, find_shards
+from pretext.data.local_copy import SUMS, local_copies
+from pretext.data.pack_manifest import MANIFEST
+from pretext.data.patterns import find_shards
 from pretext.data.scan import readable
 from pretext.data.source import compose_classes
 from pretext.data.tar_index import NO_NUMBER, UNLABELED, TarIndex, build_index, load_index
@@ -100,12 +101,12 @@ class Shards:
         for index in indices:
             left_out.add_all(index.left_out)
         left_out.print_once(readable(os.fsencode(self.pattern)))
-        unchecked = [path.parent for path, sums in zip(self.paths, self._sums, strict=True) if sums is None]
+        unchecked = [path.parent for path, sums in zip(self.paths, self._sums, strict=True) if not len(sums)]
         for folder in dict.fromkeys(unchecked):
             if (folder / MANIFEST).is_file():
                 say_once(
-                    f"{folder}: packed by an earlier version, without a checksum for each image, so a damaged image "
-                    "may be used; to get checksums, pack the images again into a new folder"
+                    f"{folder}: the index of a shard is missing, damaged or of an earlier version, so there is no "
+                    "checksum for each image, and a damaged image may be used; run pretint pack again"
                 )
 
     def __len__(self) -> int:
@@ -164,7 +165,7 @@ class Shards:
         if len(data) < size:
             raise ImageError(self.key(index), f"its shard {name} was cut since it was opened")
         sums = self._sums[shard]
-        if sums is not None and zlib.crc32(data) != sums[index - self._firsts[shard]]:
+        if len(sums) and zlib.crc32(data) != sums[index - self._firsts[shard]]:
             raise ImageError(self.key(index), f"its shard {name} is damaged: the checksum of this image differs")
         return data
 
@@ -232,11 +233,15 @@ class LabeledShards(Shards):
         for folder in dict.fromkeys(path.parent for path in self.paths):
             path = folder / CLASSES
             try:
-                lines[path] = path.read_text(encoding="utf-8-sig").splitlines() if path.is_file() else []
+                content = path.read_bytes() if path.is_file() else b""
+                lines[path] = content.decode("utf-8-sig").splitlines()
+                sums = (folder / SUMS).read_text(errors="replace") if (folder / SUMS).is_file() else ""
             except (OSError, ValueError) as error:
                 raise UserError(
                     f"{path}: the names of the classes cannot be read; write one per line, in UTF-8"
                 ) from error
+            if f"  {CLASSES}\n" in sums and f"{hashlib.sha256(content).hexdigest()}  {CLASSES}\n" not in sums:
+                raise UserError(f"{path}: differs from its checksum in {SUMS}; run pretint pack again to restore it")
         for (path, names), (other, other_names) in itertools.pairwise(lines.items()):
             if names != other_names:
                 raise UserError(f"{path} and {other} have different classes; give shards of one dataset")

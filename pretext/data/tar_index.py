@@ -8,7 +8,6 @@ Hidden members, files that a system made (see ``formats``), links and sparse fil
 import contextlib
 import hashlib
 import io
-import json
 import os
 import tarfile
 from dataclasses import dataclass, field
@@ -20,22 +19,21 @@ from numpy.typing import NDArray
 
 from pretext.data.formats import RULES, SkippedFiles, is_image_name, system_name
 from pretext.data.scan import readable
-from pretext.engine.checkpoint import check_zip
 from pretext.errors import UserError
-from pretext.files import write_atomically
+from pretext.store import cache_file, read_table, write_cached, write_table
 
 UNLABELED, NO_NUMBER = -1, -2
 """Values instead of a label: there is no ``.cls`` member, or it holds no class index."""
 
 MOST_CLASSES = 1_000_000
 
-_FORMAT = 1
+_FORMAT = 2
 _BLOCK = 512
 _SLACK = 2**20  # a tar may end in zeros up to a whole record: usually 10 kB, rarely more
 _ENDS = 2**16
 _MOST_HEADERS = 2**22  # bytes of the headers of one member, which hold a name and a few numbers: usually some kB
 _DTYPES: dict[str, Any] = {"offsets": np.int64, "sizes": np.int64, "ends": np.int64, "hashes": np.uint64}
-_DTYPES |= {"labels": np.int32, "names": np.uint8}
+_DTYPES |= {"labels": np.int32, "sums": np.uint32, "names": np.uint8}
 _PACKED = {
     b"\x1f\x8b": "gzip -d",
     b"BZh": "bzip2 -d",
@@ -55,8 +53,8 @@ class TarIndex:
         hashes: uint64, hash of the key of every image.
         labels: int32, class of every image, or ``UNLABELED`` or ``NO_NUMBER``.
         names: uint8, all keys in UTF-8, a newline after each.
+        sums: uint32, CRC-32 of the bytes of every image; empty if they were not computed when the file was written.
         left_out: counts of the other members.
-        sums: uint32, CRC-32 of the bytes of every image; None if they were not computed when the file was written.
     """
 
     offsets: NDArray[np.int64]
@@ -65,8 +63,8 @@ class TarIndex:
     hashes: NDArray[np.uint64]
     labels: NDArray[np.int32]
     names: NDArray[np.uint8]
-    left_out: SkippedFiles = field(default_factory=SkippedFiles)
-    sums: NDArray[np.uint32] | None = None
+    sums: NDArray[np.uint32]
+    left_out: SkippedFiles
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -117,8 +115,8 @@ class TarIndexBuilder:
             hashes=np.array([key_hash(key) for key in self.keys], np.uint64),
             labels=np.array([self.labels.get(key, UNLABELED) for key in self.keys], np.int32),
             names=np.frombuffer(b"".join(lines), np.uint8),
+            sums=np.array(self.sums, np.uint32),
             left_out=self.left_out,
-            sums=np.array(self.sums, np.uint32) if self.sums else None,
         )
 
 
@@ -129,10 +127,9 @@ def key_hash(key: str) -> int:
 
 def load_index(path: Path) -> TarIndex | None:
     """Return the index beside a tar file, or in the user's cache, if the tar file is still the same; else None."""
-    with contextlib.suppress(OSError, RuntimeError), path.open("rb") as file:
-        beside = index_path(path)
-        index = _load(beside, _content_stamp(file), file) if beside.is_file() else None
-        return _load(_cache_path(path), _time_stamp(path, file), file) if index is None else index
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        index = _read(index_path(path), _content_identity(file), file)
+        return index or _read(_cache_file(path), _time_identity(path, file), file)
     return None
 
 
@@ -148,29 +145,28 @@ def build_index(path: Path) -> TarIndex:
     try:
         # A small buffer, because every seek fills it again; it can hold a small label and the next header.
         with path.open("rb", buffering=4096) as file:
-            stamp = _time_stamp(path, file)
+            identity = _time_identity(path, file)
             index = _scan(file, path)
-            beside = _load(index_path(path), None, file)
-            if beside is not None and beside.sums is not None:
+            beside = _read(index_path(path), None, file)
+            if beside is not None and len(beside.sums) == len(index):
                 same_offsets = np.array_equal(beside.offsets, index.offsets)
                 if same_offsets and np.array_equal(beside.sizes, index.sizes):
                     index = beside
     except (OSError, MemoryError) as error:
         raise UserError(f"{path}: the shard cannot be read: {getattr(error, 'strerror', 'too large')}") from error
-    with contextlib.suppress(OSError, RuntimeError, UserError):
-        write_atomically(_cache_path(path), _dump(index, stamp))
+    write_cached(_cache_file(path), identity, *_to_table(index))
     return index
 
 
 def index_path(path: Path) -> Path:
-    """Return the path of the index of a packed shard: ``shard-000000.index.npz`` for ``shard-000000.tar``."""
-    return path.with_suffix(".index.npz")
+    """Return the path of the index of a packed shard: ``shard-000000.index`` for ``shard-000000.tar``."""
+    return path.with_suffix(".index")
 
 
 def write_index_beside(path: Path, index: TarIndex) -> None:
     """Write the index of a finished tar file beside it: it stays valid when both are copied elsewhere."""
     with path.open("rb") as file:
-        write_atomically(index_path(path), _dump(index, _content_stamp(file)))
+        write_table(index_path(path), _content_identity(file), *_to_table(index))
 
 
 def _scan(file: IO[bytes], path: Path) -> TarIndex:
@@ -269,58 +265,47 @@ def _damage_error(path: Path, how: str, at: int, builder: TarIndexBuilder) -> Us
     )
 
 
-def _time_stamp(path: Path, file: IO[bytes]) -> bytes:
+def _time_identity(path: Path, file: IO[bytes]) -> dict[str, Any]:
     status = os.fstat(file.fileno())
-    return f"{_FORMAT} {RULES} {status.st_size} {status.st_mtime_ns} {path}".encode("utf-8", "surrogateescape")
+    return {"format": _FORMAT, "rules": RULES, "path": os.fsencode(path).hex(), "bytes": status.st_size,
+            "changed": status.st_mtime_ns}  # fmt: skip
 
 
-def _content_stamp(file: IO[bytes]) -> bytes:
-    """Return a stamp of length, beginning and end: it is equal for copies and differs for other contents."""
+def _content_identity(file: IO[bytes]) -> dict[str, Any]:
+    """Return length, beginning and end: they are equal for copies and differ for other contents."""
     length = os.fstat(file.fileno()).st_size
     ends = os.pread(file.fileno(), _ENDS, 0) + os.pread(file.fileno(), _ENDS, max(0, length - _ENDS))
-    return f"{_FORMAT} {length} {hashlib.sha256(ends).hexdigest()}".encode()
+    return {"format": _FORMAT, "bytes": length, "ends": hashlib.sha256(ends).hexdigest()}
 
 
-def _cache_path(path: Path) -> Path:
-    """Return the path of a tar file's index in the user's cache; RuntimeError if there is no home."""
-    directory = os.environ.get("XDG_CACHE_HOME", "")
-    cache = Path(directory) if directory.startswith("/") else Path.home() / ".cache"
-    return cache / "pretint" / "shards" / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:32]}.npz"
+def _cache_file(path: Path) -> Path:
+    return cache_file("shards", os.fsencode(path))
 
 
-def _dump(index: TarIndex, stamp: bytes) -> bytes:
-    buffer = io.BytesIO()
-    arrays = {name: getattr(index, name) for name in _DTYPES}
-    if index.left_out:
-        arrays["left_out"] = np.frombuffer(json.dumps(index.left_out.as_dict()).encode(), np.uint8)
-    if index.sums is not None:
-        arrays["sums"] = index.sums
-    np.savez(buffer, stamp=np.frombuffer(stamp, np.uint8), **arrays)
-    return buffer.getvalue()
+def _to_table(index: TarIndex) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    return {name: getattr(index, name) for name in _DTYPES}, index.left_out.as_dict()
 
 
-def _load(path: Path, stamp: bytes | None, tar: IO[bytes]) -> TarIndex | None:
-    """Return a stored index if it is valid and has this stamp (None: any). Its origin may not be trusted."""
+def _read(path: Path, identity: dict[str, Any] | None, tar: IO[bytes]) -> TarIndex | None:
+    """Return a stored index if it has this identity (None: any) and its positions lie in the file.
+
+    It may come with a downloaded tar file, made by another program.
+    """
+    table = read_table(path, identity)
+    if table is None or {name: array.dtype for name, array in table[0].items()} != _DTYPES:
+        return None
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            check_zip(path)  # also that it does not unpack to more than its size
-            if stamp is not None and arrays["stamp"].tobytes() != stamp:
-                return None
-            index = TarIndex(**{name: arrays[name] for name in (*_DTYPES, "sums") if name in arrays.files})
-            if "left_out" in arrays:
-                index.left_out = SkippedFiles.from_dict(json.loads(arrays["left_out"].tobytes()))
-    except Exception:  # NumPy raises many types of error for a damaged zip; a new index replaces it
+        columns = {name: column.copy() for name, column in table[0].items()}  # a mapped file would stay open
+        index = TarIndex(**columns, left_out=SkippedFiles.from_dict(table[1]))
+    except (TypeError, ValueError):
         return None
-    columns = [(name, getattr(index, name)) for name in _DTYPES]
-    if any(column.dtype != _DTYPES[name] or column.ndim != 1 for name, column in columns):
-        return None
-    if len({len(column) for name, column in columns if name != "names"}) != 1:
-        return None
-    if index.sums is not None and (index.sums.dtype != np.uint32 or index.sums.shape != index.offsets.shape):
-        return None
-    length = os.fstat(tar.fileno()).st_size
-    inside = (index.offsets >= 0) & (index.sizes >= 0) & (index.sizes <= length - index.offsets)
-    newlines = np.flatnonzero(index.names == ord("\n")) + 1
-    whole = len(index) == 0 or index.ends[-1] == len(index.names)
-    known = ((index.labels >= NO_NUMBER) & (index.labels < MOST_CLASSES)).all()
-    return index if inside.all() and whole and known and np.array_equal(newlines, index.ends) else None
+    count, room = len(index), os.fstat(tar.fileno()).st_size - index.sizes
+    checks = (
+        {len(index.sizes), len(index.ends), len(index.hashes), len(index.labels)} == {count},
+        len(index.sums) in (0, count),
+        ((index.offsets >= 0) & (index.sizes >= 0) & (index.offsets <= room)).all(),
+        ((index.labels >= NO_NUMBER) & (index.labels < MOST_CLASSES)).all(),
+        np.array_equal(np.flatnonzero(index.names == ord("\n")) + 1, index.ends),
+        not count or index.ends[-1] == len(index.names),
+    )
+    return index if all(checks) else None

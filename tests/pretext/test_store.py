@@ -2,18 +2,16 @@
 
 import errno
 import multiprocessing
-import os
 import random
-import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
-from processes import KILLS
 from waits import wait_until
 
 from pretext.errors import UserError
-from pretext.store import LOCK, Artifact, Log, PartWriter, key_of, lock, seal, unseal
+from pretext.store import LOCK, Artifact, Log, PartWriter, key_of, lock, read_table, seal, unseal, write_table
 
 IDENTITY = {"weights": "abc", "view": [16, 1.0]}
 
@@ -86,23 +84,6 @@ def test_no_flipped_bit_is_read_back(tmp_path: Path) -> None:
             assert path not in make(tmp_path).parts().values()
         path.write_bytes(whole)
     assert len(make(tmp_path).parts()) == 3
-
-
-def test_kills_leave_whole_parts(tmp_path: Path) -> None:
-    fill(tmp_path / "whole", 2 * KILLS)
-    cut, drawn = tmp_path / "cut", random.Random(0)
-    for kill in range(KILLS):
-        process = multiprocessing.get_context("fork").Process(target=fill, args=(cut, 2 * KILLS, 0.01))
-        process.start()
-        wait_until(lambda kill=kill: len(list(cut.glob("*.bin"))) > kill, "a part more", every=0.001)  # type: ignore[misc]
-        time.sleep(drawn.uniform(0, 0.01))
-        assert process.pid is not None
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
-        parts = make(cut).parts()
-        assert [path.read_bytes() for path in parts.values()] == [content(int(name)) for name in parts]
-    fill(cut, 2 * KILLS)
-    assert names(cut) == names(tmp_path / "whole")
 
 
 def _hold(folder: Path, seconds: float) -> None:
@@ -184,6 +165,27 @@ def test_a_log_keeps_what_is_whole(tmp_path: Path, capsys: pytest.CaptureFixture
     assert (
         "these numbers do not match" in capsys.readouterr().err and not Log(path, {"weights": "def"}, "numbers").records
     )
+
+
+def test_a_table_is_read_back_or_made_again(tmp_path: Path) -> None:
+    path, drawn = tmp_path / "table", random.Random(0)
+    columns = {"a": np.arange(5), "none": np.zeros(0), "b": np.array([1, 2, 3], np.uint8)}
+    write_table(path, IDENTITY, columns, {"count": 3})
+    for identity in (IDENTITY, None):
+        table = read_table(path, identity)
+        assert table is not None and table[1] == {"count": 3} and table[0].keys() == columns.keys()
+        assert all(np.array_equal(table[0][name], columns[name]) for name in columns)
+        assert all(table[0][name].dtype == columns[name].dtype for name in columns)
+    assert read_table(path, {"weights": "def"}) is None and read_table(tmp_path / "nowhere", IDENTITY) is None
+    content = path.read_bytes()
+    for _ in range(100):
+        flipped = bytearray(content)
+        flipped[drawn.randrange(len(content))] ^= 1 << drawn.randrange(8)
+        path.write_bytes(flipped)
+        assert read_table(path, IDENTITY) is None
+    for cut in range(len(content)):
+        path.write_bytes(content[:cut])
+        assert read_table(path, IDENTITY) is None
 
 
 def test_records() -> None:

@@ -122,7 +122,7 @@ def test_a_kept_listing_of_other_rules_is_not_used(tmp_path: Path, monkeypatch: 
         old.setattr(formats, "_ENDINGS", (b".png",))
         old.setattr(scan_module, "RULES", "older")
         assert keys(Folder(root)) == ["1.png"]
-        assert len(list((tmp_path / "cache/pretint/folders").glob("*.idx"))) == 1
+        assert len(list((tmp_path / "cache/pretint/folders").glob("[0-9a-f]*"))) == 1
     assert keys(Folder(root)) == ["1.png", "2.jp2"]
 
 

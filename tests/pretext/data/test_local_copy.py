@@ -2,13 +2,10 @@
 
 import fcntl
 import hashlib
-import multiprocessing
 import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,7 +14,7 @@ from waits import wait_until
 
 from pretext.data import ClassFolder, Shards, local_copy, open_dataset, open_labeled
 from pretext.data.pack import PackSettings, pack
-from pretext.engine.progress import Advance, say_once
+from pretext.engine.progress import say_once
 from pretext.engine.signals import ExitStatus
 from pretext.errors import ImageError, UserError
 
@@ -83,7 +80,7 @@ def test_the_same_source_from_the_copy(
     copied = open_labeled(str(packed))
     assert isinstance(copied, Shards)
     there = place(packed, local)
-    names = {path.name for path in packed.iterdir() if path.suffix in (".tar", ".npz")}
+    names = {path.name for path in packed.iterdir() if path.suffix in (".tar", ".index")}
     assert set(inodes(there)) == names
     assert all((there / name).read_bytes() == (packed / name).read_bytes() for name in names)
     monkeypatch.delenv("PRETINT_LOCAL")
@@ -129,7 +126,7 @@ def test_what_is_there_is_not_copied_again(packed: Path, local: Path, capfd: pyt
 
 def test_a_part_of_a_folder_is_copied_alone(packed: Path, local: Path) -> None:
     Shards(packed / "shard-000001.tar")
-    assert set(inodes(place(packed, local))) == {"shard-000001.tar", "shard-000001.index.npz"}
+    assert set(inodes(place(packed, local))) == {"shard-000001.tar", "shard-000001.index"}
     whole = Shards(packed)
     assert len(inodes(place(packed, local))) == 2 * len(whole.paths)
 
@@ -182,7 +179,7 @@ def test_without_checksums_shards_are_read_in_place(
 
 
 def test_too_little_room(packed: Path, local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    needed = sum(path.stat().st_size for path in packed.iterdir() if path.suffix in (".tar", ".npz"))
+    needed = sum(path.stat().st_size for path in packed.iterdir() if path.suffix in (".tar", ".index"))
     usage = shutil.disk_usage(packed)
     monkeypatch.setattr(local_copy.shutil, "disk_usage", lambda path: usage._replace(free=needed - 1))
     refused(packed, str(packed), f"{needed / 1e9:.2f} GB", "free")
@@ -218,36 +215,6 @@ def test_a_copy_that_is_swept_away_while_it_is_read(packed: Path, local: Path) -
             for path in there.glob("*.tar"):
                 os.truncate(path, 600)
         assert data(again) == want, how
-
-
-def _dies(folder: str, after: int) -> None:
-    @contextmanager
-    def dying(*words: object) -> Iterator[Advance]:
-        blocks = 0
-
-        def advance(more: int, remark: str) -> None:
-            nonlocal blocks
-            blocks += 1
-            if blocks == after:
-                os._exit(9)
-
-        yield advance
-
-    local_copy.progress = dying  # type: ignore[assignment]
-    Shards(folder)
-
-
-def test_killed_while_it_copies(packed: Path, local: Path) -> None:
-    there, before = place(packed, local), dict[str, int]()
-    for after in (1, 1, 3, 2):
-        process = multiprocessing.get_context("fork").Process(target=_dies, args=(str(packed), after))
-        process.start()
-        process.join()
-        assert process.exitcode == 9 and len(list(there.glob(".*.part"))) == 1
-        assert before.items() <= inodes(there).items(), "what was done is not done again"
-        before = inodes(there)
-    assert len(before) == 3
-    assert len(Shards(packed)) == 60 and before.items() <= inodes(there).items()
 
 
 def start(launcher: Launcher, packed: Path) -> StartedProcess:

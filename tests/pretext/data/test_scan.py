@@ -1,12 +1,12 @@
 """The index of a large folder: used while it is true, never when it is not."""
 
-import fcntl
 import os
 import pickle
 import random
 import shutil
 import time
 from collections.abc import Callable
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from pretext.data import ClassFolder, Folder
 from pretext.data import scan as scan_module
 from pretext.data.source import digest_of_keys
 from pretext.errors import ImageError
+from pretext.store import lock
 
 CLASSES, EACH = 40, 300  # 12,000 images: enough to be indexed
 KINDS = pytest.mark.parametrize("kind", [Folder, ClassFolder])
@@ -77,7 +78,7 @@ def test_the_second_opening_lists_nothing(tree: Path, cache: Path, listed: Count
     paths = [path.relative_to(tree).as_posix() for path in tree.rglob("*") if path.is_file()]
     want = sorted(path for path in paths if kind is Folder or "/" in path)
     assert listed(lambda: kind(tree)) == CLASSES + 1 + len(range(0, CLASSES, 9))
-    assert len(list(cache.glob("*.idx"))) == 1
+    assert len(list(cache.glob("[0-9a-f]*"))) == 1
     assert listed(lambda: kind(tree)) == 0
     source = kind(tree)
     assert keys(source) == want
@@ -183,7 +184,7 @@ def test_young_and_small_trees_are_not_indexed(tmp_path: Path, cache: Path, monk
         monkeypatch.setattr(scan_module, "WORTH", worth)
         monkeypatch.setattr(scan_module, "_SETTLED", settled)
         Folder(tmp_path / "small")
-        assert len(list(cache.glob("*.idx"))) == indexed
+        assert len(list(cache.glob("[0-9a-f]*"))) == indexed
 
 
 @KINDS
@@ -195,16 +196,16 @@ def test_a_damaged_or_foreign_index_is_not_used(
     make(other, 5, 2)
     time.sleep(0.02)
     want = keys(kind(root))
-    (file,) = cache.glob("*.idx")
+    (file,) = cache.glob("[0-9a-f]*")
     whole = file.read_bytes()
     kind(other)
-    (foreign,) = set(cache.glob("*.idx")) - {file}
+    (foreign,) = set(cache.glob("[0-9a-f]*")) - {file}
     draw = random.Random(0)
     spots = [*range(0, 40), *draw.sample(range(40, len(whole)), 60), len(whole) - 1]
     flipped = [whole[:spot] + bytes([whole[spot] ^ 1]) + whole[spot + 1 :] for spot in spots]
     cut = [whole[:length] for length in (0, 1, 31, 200, len(whole) - 1)]
     pickled = pickle.dumps({"paths": want})
-    older = whole.replace(b"index 1 ", b"index 0 ")
+    older = whole.replace(b'"format": 2', b'"format": 1')
     for bad in [*flipped, *cut, whole + b"\0", foreign.read_bytes(), pickled, older, b"\n" * 100]:
         file.write_bytes(bad)
         assert keys(kind(root)) == want
@@ -225,13 +226,14 @@ def test_without_a_cache(tmp_path: Path, cache: Path, eager: None, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     assert len(Folder(root)) == 5
     assert not Path("relative").exists()
-    assert len(list((tmp_path / "home" / ".cache" / "pretint" / "folders").glob("*.idx"))) == 1
+    assert len(list((tmp_path / "home" / ".cache" / "pretint" / "folders").glob("[0-9a-f]*"))) == 1
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     cache.mkdir(parents=True)
-    with (cache / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # as another process that writes just now
-        assert len(Folder(root)) == 5
-        assert not list(cache.glob("*.idx"))
+    with lock(cache / ".lock", "writing there"):  # as another process that writes just now
+        process = get_context("fork").Process(target=Folder, args=(root,))
+        process.start()
+        process.join()
+        assert process.exitcode == 0 and not list(cache.glob("[0-9a-f]*"))
     (cache / ".lock").unlink()
     (cache / ".lock").mkdir()
     assert len(Folder(root)) == 5
