@@ -1,6 +1,5 @@
 """Studies with made-up results, for the tests of what is written of them."""
 
-import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import replace

@@ -1,0 +1,227 @@
+"""The kinds of artifacts: how each is made in a folder, in a process that may be killed, and what comes out in the end.
+
+A job works in a folder of its own, finds its inputs in another, and returns plain values. So its tests depend on no
+format: what it stores is every file in its folder.
+"""
+
+import hashlib
+import io
+import os
+import pickle
+import re
+import signal
+import sys
+import tarfile
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import torch
+from colorize_files import photograph, write_checkpoint
+from evaluations import QUICK, train_tiny_run, write_class_images
+
+import transfer.evaluation
+import transfer.features.cache
+from pretext.data import ClassFolder, LabeledShards, Shards, scan
+from pretext.data.pack import PackSettings, pack
+from pretext.engine.journal import read_journal
+from pretext.engine.run import newest_checkpoint
+from pretext.errors import UserError
+from pretext.pretrain import pretrain
+from pretext.recipe import PretrainSettings
+from pretext.settings import settings_from
+from pretint.colorization import ColorizeSettings, ScoreSettings, colorize, score
+from transfer.probes.knn import KnnSettings, knn
+from transfer.probes.linear import ProbeSettings, probe
+from transfer.probes.svm import SvmSettings, svm
+from transfer.protocols import PROTOCOLS, SvmProtocol
+
+SIDE, STEPS = 16, 4
+
+
+class Kind(NamedTuple):
+    """A kind of artifacts."""
+
+    run: Callable[[Path, Path], Any]
+    """Makes it in the second folder from the inputs in the first; a second call continues. Returns the outcome."""
+    kept: str = "-"
+    """A pattern of the names of files that stay untouched once they have their names, but for those at work."""
+    unit: int = 1
+    """The number of such files that are at work at once."""
+    unread: str = "-"
+    """A pattern of the names of files that nothing reads back."""
+
+
+def make_inputs(folder: Path) -> Path:
+    """Write what all jobs read."""
+    write_class_images(folder / "train", 1, (12, 12), SIDE)
+    write_class_images(folder / "test", 2, (6, 6), SIDE)
+    train_tiny_run(folder / "run")
+    write_checkpoint(folder / "model.pt")
+    (folder / "album").mkdir()
+    for seed in range(3):
+        photograph(40, 30, seed).save(folder / "album" / f"{seed}.png")
+    pack(str(folder / "train"), folder / "packed", PackSettings(shorter=SIDE, shard_mb=0.005, workers=0))
+    with tarfile.open(folder / "some.tar", "w") as tar:
+        for path in sorted((folder / "album").iterdir()):
+            tar.add(path, path.name)
+    return folder
+
+
+def _contents(source: Any) -> Any:
+    return [(source.key(at), source.data(at)) for at in range(len(source))]
+
+
+def _pretrain(inputs: Path, folder: Path) -> Any:
+    values = {
+        "data": {"source": str(inputs / "train"), "holdout": 2},
+        "crop": {"size": SIDE},
+        "objective": {"prior_images": 10, "stride": 4},
+        "training": {"steps": STEPS, "batch_size": 4, "warmup": 1},
+        "machine": {"workers": 0, "checkpoint_every": 1, "evaluate_every": 2},
+    }
+    assert not pretrain(folder / "run", settings_from(PretrainSettings, values, "test"))
+    checkpoint = newest_checkpoint(folder / "run")
+    assert checkpoint is not None
+    model = torch.load(checkpoint, weights_only=True)["model"]
+    digest = hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in model.values())).hexdigest()
+    losses = {record["step"]: record["loss"] for record in read_journal(folder / "run") if record["kind"] == "step"}
+    return {"weights": digest, "losses": losses}
+
+
+def _evaluate(inputs: Path, folder: Path, job: Any, settings: type, **changed: Any) -> Any:
+    if not (folder / "weights.pt").exists():
+        os.link(max((inputs / "run" / "checkpoints").iterdir()), folder / "weights.pt")
+    common = {"train": str(inputs / "train"), "test": str(inputs / "test"), "workers": 0, "stages": ["conv1", "conv2"]}
+    common |= {
+        "cache": str(folder / "cache"),
+        "out": str(folder / "results"),
+        "size": SIDE,
+        "reference": False,
+        "precision": "fp32",
+        **changed,
+    }
+    (result,) = job([str(folder / "weights.pt")], settings(**common))
+    return [(row.stage, row.variant, row.score.value, row.chosen) for row in result.rows]
+
+
+def _score(inputs: Path, folder: Path) -> Any:
+    settings = ScoreSettings(images=str(inputs / "album"), size=32, batch=1, out=str(folder / "scores"))
+    scores = score([str(inputs / "model.pt")], settings)
+    return [(line.method, {name: each.value for name, each in line.scores.items()}) for line in scores.lines]
+
+
+def _colorize(inputs: Path, folder: Path) -> Any:
+    settings = ColorizeSettings(out=folder / "out", size=32, device="cpu")
+    done = colorize(inputs / "model.pt", [inputs / "album"], settings)
+    return {path.name: path.read_bytes() for path in done.written}
+
+
+def _pack(inputs: Path, folder: Path) -> Any:
+    done = pack(str(inputs / "train"), folder / "to", PackSettings(shorter=SIDE, shard_mb=0.005, workers=0))
+    source = LabeledShards(folder / "to")
+    return done.images, done.skipped, _contents(source), source.labels.tolist(), source.classes
+
+
+def _copy(inputs: Path, folder: Path) -> Any:
+    os.environ["PRETINT_LOCAL"] = str(folder / "local")
+    source = LabeledShards(inputs / "packed")
+    assert all(file.is_relative_to(folder) for file in source._files)
+    return _contents(source), source.labels.tolist(), source.classes
+
+
+def _index_folder(inputs: Path, folder: Path) -> Any:
+    source = ClassFolder(inputs / "train")
+    return source.digest(), _contents(source), source.labels.tolist(), source.classes
+
+
+def _index_tar(inputs: Path, folder: Path) -> Any:
+    source = Shards(inputs / "some.tar")
+    return source.digest(), _contents(source)
+
+
+KINDS = {
+    "run": Kind(_pretrain, unread=r".*/(samples|tensorboard)/.*"),
+    "probe": Kind(lambda *where: _evaluate(*where, probe, ProbeSettings), r".*\.f16", 3),
+    "knn": Kind(lambda *where: _evaluate(*where, knn, KnnSettings), r".*\.f16", 3),
+    "svm": Kind(lambda *where: _evaluate(*where, svm, SvmSettings), r".*\.f16", 3),
+    "score": Kind(_score),
+    "colorize": Kind(_colorize, kept=r".*/[^.][^/]*\.png", unread=r".*sheet.*"),
+    "pack": Kind(_pack, kept=r".*/shard-[0-9]+\.tar"),
+    "local copy": Kind(_copy, kept=r".*/shard-[0-9]+\.tar"),
+    "folder index": Kind(_index_folder),
+    "tar index": Kind(_index_tar),
+}
+
+
+class Outcome(NamedTuple):
+    """How a job ended."""
+
+    code: int
+    value: Any
+    """What it returned, or the message of an error."""
+    output: str
+    events: int
+    """How often it opened a file of the folder for writing, or renamed, made or removed one."""
+
+
+def run_in_process(kind: Kind, inputs: Path, folders: Sequence[Path], kill_at: int = 0) -> list[Outcome]:
+    """Do the job of a kind in some folders, one after the other, in a process that may kill itself at an event."""
+    process = get_context("fork").Process(target=_work, args=(kind, inputs, folders, kill_at))
+    process.start()
+    process.join()
+    assert process.exitcode == (-signal.SIGKILL if kill_at else 0)
+    return [] if kill_at else [pickle.loads(folder.with_suffix(".outcome").read_bytes()) for folder in folders]
+
+
+def _work(kind: Kind, inputs: Path, folders: Sequence[Path], kill_at: int) -> None:
+    torch.set_num_threads(1)  # threads do not survive a fork
+    os.environ.pop("PRETINT_LOCAL", None)
+    scan.WORTH, scan._SETTLED = 1, 0
+    transfer.features.cache.ROWS = 6
+    transfer.evaluation.SAVED_EVERY = 0.0
+    machines = cast(SvmProtocol, PROTOCOLS["voc07_svm"])
+    protocols = cast(dict[str, Any], PROTOCOLS)
+    protocols["modern"] = replace(QUICK, rates=(1e-2, 1e-1), poolings=("mean",), epochs=2, least_steps=4)
+    protocols["voc07_svm"] = replace(machines, costs=(0.1, 1.0))
+    events, inside = 0, b""
+
+    def count(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal events
+        if event not in ("open", "os.rename", "os.remove", "os.mkdir"):
+            return
+        if event == "open" and not (isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)):
+            return
+        if isinstance(arguments[0], str | bytes) and os.fsencode(arguments[0]).startswith(inside):
+            events += 1
+            if events == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(count)
+    for folder in folders:
+        inside, events = os.fsencode(folder) + b"/", 0
+        os.environ["XDG_CACHE_HOME"] = str(folder / "caches")
+        sys.stderr = sys.stdout = io.StringIO()
+        code, value, output = 0, None, sys.stderr
+        try:
+            value = kind.run(inputs, folder)
+        except UserError as error:
+            code, value = 2, str(error)
+        except BaseException:
+            code, value = 1, traceback.format_exc()
+        outcome = Outcome(code, value, output.getvalue(), events)
+        folder.with_suffix(".outcome").write_bytes(pickle.dumps(outcome))
+    os._exit(0)
+
+
+def stored_files(kind: Kind, folder: Path) -> dict[str, list[Path]]:
+    """Return the files of a folder that have content, by their names without numbers."""
+    files: dict[str, list[Path]] = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.is_file() and path.stat().st_size and not re.fullmatch(kind.unread, name):
+            files.setdefault(re.sub(r"[0-9a-f]{12,}|[0-9]+", "#", name), []).append(path)
+    return files
