@@ -229,6 +229,35 @@ def read_csv(file: Path) -> Numbers:
     }
 
 
+SCORE_COLUMNS = {
+    "network": "method", "test": "images", "test_digest": "digest", "view_size": "size", "evaluation_seeds": "seed",
+    "weights": "checkpoint",
+}  # fmt: skip
+"""The long table's columns that were named otherwise in the CSV of scores."""
+STUDY_COLUMNS = {"network": "variant", "sd_over_seeds": "over_seeds", "n": "n_test"}
+"""The same, in the CSV of studies."""
+
+
+def read_long_table(file: Path) -> Numbers:
+    """The cells of a long table that the first edition's CSV had too, by its names; ``read_csv`` of HEAD's files."""
+    study = file.name == "report.csv"
+    names = STUDY_COLUMNS if study else SCORE_COLUMNS
+    kept = ["metric", "value", "low", "high", "against", "difference", "difference_low", "difference_high", *names]
+    if study:
+        kept += ["evaluation", "protocol", "shown", "p", "p_holm", "tests"]
+        kept += ["difference_over_seeds_low", "difference_over_seeds_high"]
+    else:
+        kept += ["about", "records", "most", "gray_threshold", "n", "n_gray", "n_unread", "prior"]
+    numbers = {}
+    for place, row in enumerate(csv.DictReader(file.read_text().splitlines())):
+        old = {names.get(name, name): row[name] for name in kept}
+        if study:
+            stage = ", ".join(filter(None, (row["stage"], row["variant"])))
+            old |= {"row": stage or row["metric"], "seeds": row["seeds"].replace(";", " ")}
+        numbers |= {f"row {place} {name}": value for name, value in old.items()}
+    return numbers
+
+
 def read_settings(file: Path) -> Numbers:
     """Every setting by its dotted name."""
     flat: Numbers = {}
@@ -254,7 +283,7 @@ READERS: dict[str, tuple[Callable[[Path], Numbers], Callable[[Path], Numbers]]] 
     ".jsonl": (read_losses, read_losses),
     ".pt": (read_tensors, read_tensors),
     ".json": (read_result, read_result),
-    ".csv": (read_csv, read_csv),
+    ".csv": (read_csv, read_long_table),
     ".yaml": (read_settings, read_settings),
     ".png": (read_pixels, read_pixels),
 }

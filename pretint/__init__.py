@@ -23,6 +23,7 @@ _MODULES = {
     "transfer.report": ["write_report"],
     "transfer.results": ["find_results"],
     "transfer.tasks.registry": ["ClassifySettings", "DetectSettings", "SegmentSettings"],
+    "pretint.result_table": ["results"],
     "pretint.colorization.job": ["ColorizeSettings", "colorize"],
     "pretint.colorization.scores.job": ["ScoreSettings", "score"],
 }

@@ -11,6 +11,7 @@ from pretint.colorization.job import ColorizeSettings as ColorizeSettings
 from pretint.colorization.job import colorize as colorize
 from pretint.colorization.scores.job import ScoreSettings as ScoreSettings
 from pretint.colorization.scores.job import score as score
+from pretint.result_table import results as results
 from transfer.compare import CompareSettings as CompareSettings
 from transfer.compare import compare as compare
 from transfer.compare import compare_paths as compare_paths

@@ -91,3 +91,8 @@ def result(
         interval="",
     )
     return replace(made, **({"interval": ABOUT[made.metric]} | changed))
+
+
+def written(made: Any, how: str) -> str:
+    """Tables in a format, as one text."""
+    return "\n".join(map(str, made.format(how)))

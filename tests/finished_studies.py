@@ -22,8 +22,7 @@ from pretext.methods.colorization import ObjectiveSettings
 from pretext.pretrained import color_contract
 from pretext.recipe import PretrainSettings, build_colorizer
 from pretext.settings import to_plain
-from pretext.store import seal
-from pretint.colorization.scores.table import FORMAT
+from pretint.colorization.scores.table import Scores
 from pretint.study.cells import PLAN, PRETRAIN, StudyCell, StudyPlan
 from transfer.metrics import Row
 from transfer.results import read_result, write_result
@@ -119,7 +118,7 @@ def finished_study(
                     continue
                 (folder / place).mkdir(parents=True)
                 if request["command"] == "score":
-                    (folder / place / "scores.json").write_bytes(seal({"format": FORMAT}))
+                    Scores((), (), "", {}, (), (), (), folder / place / "scores.json").write()
                     continue
                 kind = "random" if variant == baseline else "pretrained"
                 made = result(f"net{number}-", seed, _rows(level, 100 * number + 10 * seed + at), kind=kind, **changed)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_results import result
+from fake_results import result, written
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -165,23 +165,25 @@ def test_tables_of_results(
     monkeypatch.chdir(tmp_path)
     made = [replace(result(name), test=name, train=name), result("other")]
     found = tables(made[:1])
-    cells = [cell for row in csv.reader(io.StringIO(found.csv())) for cell in row]
+    cells = [cell for row in csv.reader(io.StringIO(written(found, "csv"))) for cell in row]
     assert not any(cell.startswith(("=", "+", "@")) for cell in cells)
     assert not any(cell.startswith("-") and not cell[1:2].isdigit() for cell in cells)
     say(*format_tables(made[:1], TableSettings("csv")))
     harmless(capsys.readouterr().out)
-    row = next(line for line in found.markdown().split("\n") if line.startswith("| stage"))
+    row = next(line for line in written(found, "markdown").split("\n") if line.startswith("| stage"))
     assert row.replace(r"\|", "").count("|") == 3 and "<img" not in row.replace(r"\<", "")
-    harmless(found.markdown())
-    harmless(found.latex())
+    harmless(written(found, "markdown"))
+    harmless(written(found, "latex"))
 
 
 def test_a_table_of_scores_and_its_negative_numbers() -> None:
     metric = ScoreMetric("psnr", "PSNR", "decibels", 1, 1.0, 1)
     line = ScoreLine("=cmd|x", "-about", {"checkpoint": "@x"}, {"psnr": Estimate(-1.5, -2.0, -1.0)}, {})
-    scores = Scores((line,), (metric,), "", {"prior": "+x", "n": 3}, (), (), (), Path("x.json"))
-    (row,) = csv.DictReader(io.StringIO(scores.csv()))
-    assert (row["method"], row["about"], row["checkpoint"], row["prior"]) == ("'=cmd|x", "'-about", "'@x", "'+x")
+    scores = Scores(
+        (line,), (metric,), "", {"prior": "+x", "images": "x", "size": 8, "n": 3}, (), (), (), Path("x.json")
+    )
+    (row,) = csv.DictReader(io.StringIO(written(scores, "csv")))
+    assert (row["network"], row["about"], row["weights"], row["prior"]) == ("'=cmd|x", "'-about", "'@x", "'+x")
     assert (row["value"], row["low"], row["high"]) == ("-1.5", "-2.0", "-1.0")
 
 

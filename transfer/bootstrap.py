@@ -208,6 +208,16 @@ def welch(first: Sequence[float], second: Sequence[float]) -> Estimate | None:
     return Estimate(value, value - reach, value + reach)
 
 
+def deviation(values: Sequence[float]) -> float | None:
+    """Return the standard deviation of a sample; None for fewer than two numbers."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def p_text(p: float) -> str:
+    """Return p as text: 0.0123, or <0.0001."""
+    return "<0.0001" if p < 1e-4 else f"{p:.4f}"
+
+
 def _share(draws: Floats, observed: float, tolerance: float = 1e-9) -> float:
     """Return p of an observed value; draws that rounding alone puts nearer to 0 count as equal."""
     return (1 + int((np.abs(draws) >= abs(observed) - tolerance).sum())) / (1 + len(draws))

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from pretext.errors import UserError
-from transfer.bootstrap import Estimate, welch
-from transfer.metrics import Metric, Row, Weighted, deviation, joint_score, seed_scores
+from transfer.bootstrap import Estimate, deviation, welch
+from transfer.metrics import Metric, Row, Weighted, joint_score, seed_scores
 from transfer.results import Cost, Mode, Result, comparison_facts
 
 

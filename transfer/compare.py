@@ -8,13 +8,12 @@ from typing import Literal, NamedTuple
 
 from rich.table import Table
 
-from pretext.data.patterns import is_pattern, match_paths
 from pretext.engine.progress import progress
 from pretext.errors import UserError
 from pretext.escape import escape_controls
-from transfer.bootstrap import METRIC_TITLES, Estimate, holm
+from transfer.bootstrap import METRIC_TITLES, Estimate, holm, p_text
 from transfer.columns import Column, Difference, columns, test_difference
-from transfer.layout import draw_table
+from transfer.layout import Number, draw_table
 from transfer.results import PREFIX, Result, comparison_facts, find_results, require_comparable
 
 KINDS = ("random", "pretrained", "supervised", "published")
@@ -190,10 +189,10 @@ def comparison_lines(comparison: Comparison) -> list[str | Table]:
         rows = []
         for line in pair.lines:
             row = line.name if line.name == line.other else f"{line.name} | {line.other}"
-            cells = [_percent(line.first), _percent(line.second), _percent(line.gap.difference, "+")]
+            cells = [Number(line.first).text, Number(line.second).text, Number(line.gap.difference, signed=True).text]
             if seeds:
-                cells.append("" if line.gap.over_seeds is None else _interval(line.gap.over_seeds, "+"))
-            rows.append([f"{row} *" if line.best else row, *cells, _p(line.gap.p), _p(line.adjusted)])
+                cells.append(Number(line.gap.over_seeds, signed=True).interval if line.gap.over_seeds else "")
+            rows.append([f"{row} *" if line.best else row, *cells, p_text(line.gap.p), p_text(line.adjusted)])
         over = ["over seeds"] if seeds else []
         lines.append(draw_table(["stage", names[0], name, f"{name} - {names[0]}", *over, "p", "Holm"], rows))
         if pair.left_out:
@@ -234,17 +233,7 @@ def _read_results(word: str, settings: CompareSettings) -> list[Result]:
         kind, rest = "", named
     if not rest.strip(","):
         raise UserError(f"{word!r} names no results; name a result's file, a run, or a folder of them")
-    paths = []
-    for part in [rest] if Path(rest).exists() else filter(None, rest.split(",")):
-        if not is_pattern(part):
-            paths.append(Path(part))
-            continue
-        matches = [Path(path) for path in match_paths(part)]
-        matches = [path for path in matches if path.is_dir() or path.suffix == ".json"]  # not a log beside a run
-        if not matches:
-            raise UserError(f"{part}: no folder and no .json file matches this pattern")
-        paths += matches
-    results = find_results(paths)
+    results = find_results([rest] if Path(rest).exists() else [part for part in rest.split(",") if part])
     if kind:
         results = [result for result in results if result.network.kind == kind]
     else:
@@ -276,15 +265,3 @@ def _describe(column: Column) -> str:
 
 def _file_or_name(result: Result) -> str:
     return result.file or result.network.name
-
-
-def _interval(estimate: Estimate, sign: str = "") -> str:
-    return f"[{100 * estimate.low:{sign}.1f}, {100 * estimate.high:{sign}.1f}]"
-
-
-def _percent(estimate: Estimate, sign: str = "") -> str:
-    return f"{100 * estimate.value:{sign}.1f} {_interval(estimate, sign)}"
-
-
-def _p(value: float) -> str:
-    return "<0.0001" if value < 1e-4 else f"{value:.4f}"

@@ -1,8 +1,8 @@
 """Layout of a table of any numbers: in the terminal, as Markdown and as LaTeX."""
 
 import re
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from rich import box
 from rich.console import Console
@@ -10,8 +10,14 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from pretext.escape import escape_controls
+from pretext.escape import csv_text, escape_controls
 from transfer.bootstrap import Estimate
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+OutputFormat = Literal["terminal", "csv", "markdown", "latex"]
+"""csv: a line for each number with all that it depends on; latex: for the package booktabs."""
 
 WIDTH = 100
 """The preferred width of a table in columns of text."""
@@ -57,6 +63,11 @@ class Number(NamedTuple):
     def deviation(self) -> str:
         """ " +-0.4", or nothing."""
         return "" if self.spread is None else f" +-{self.scale * self.spread:.{self.digits}f}"
+
+    @property
+    def text(self) -> str:
+        """All of it, on one line."""
+        return f"{self.value} {self.interval}{self.deviation}"
 
     def _shown(self, number: float) -> str:
         return f"{self.scale * number:{'+' if self.signed else ''}.{self.digits}f}"
@@ -105,7 +116,7 @@ class Sheet(NamedTuple):
     footer: tuple[str, ...]
 
     def terminal(self, width: int) -> list[str | Table]:
-        """Return lines for the terminal: see ``transfer.table.Tables.terminal``."""
+        """Return lines for the terminal: see ``format_sheets``."""
         grid, title, footer = self.grid, escape_controls(self.title), [*map(escape_controls, self.footer)]
         for tall in (False, True):
             for candidate in (grid, grid.turned()):
@@ -122,54 +133,73 @@ class Sheet(NamedTuple):
 
     def markdown(self) -> str:
         """Return a pipe table, as GitHub reads it."""
-        grid = self.grid.flat()
-        head = [_in_markdown(text) for text in (grid.corner, *grid.header)]
-        rows = []
-        for name, cells in grid.rows:
-            rows.append([_in_markdown(name)])
-            for cell in cells:
-                if isinstance(cell, str):
-                    rows[-1].append(_in_markdown(cell))
-                    continue
-                value = f"**{cell.value}**" if cell.best else cell.value
-                rows[-1].append(f"{value} {cell.interval}{cell.deviation}")
-        ruler = ["---", *["---:"] * len(grid.header)]
+        head, *rows = self._texts(
+            _in_markdown, lambda cell: cell.text.replace(cell.value, f"**{cell.value}**", 1) if cell.best else cell.text
+        )
+        ruler = ["---", *["---:"] * (len(head) - 1)]
         table = "\n".join(f"| {' | '.join(row)} |" for row in (head, ruler, *rows))
         parts = [f"**{_in_markdown(self.title)}**", table, "\n".join(f"- {_in_markdown(line)}" for line in self.footer)]
         return "\n\n".join(part for part in parts if part) + "\n"
 
     def latex(self) -> str:
         """Return a table for the LaTeX package booktabs."""
-        grid = self.grid.flat()
-        head = [_in_latex(text) for text in (grid.corner, *grid.header)]
-        rows = []
-        for name, cells in grid.rows:
-            rows.append([_in_latex(name)])
-            for cell in cells:
-                if isinstance(cell, str):
-                    rows[-1].append(_in_latex(cell))
-                    continue
-                value = rf"\textbf{{{cell.value}}}" if cell.best else cell.value
-                deviation = cell.deviation.replace("+-", r"$\pm$")
-                rows[-1].append(rf"{value} {{\scriptsize {cell.interval}{deviation}}}".replace("-", "$-$"))
-        lines = [f"    {' & '.join(row)} \\\\" for row in (head, *rows)]
+
+        def show(cell: Number) -> str:
+            value = rf"\textbf{{{cell.value}}}" if cell.best else cell.value
+            deviation = cell.deviation.replace("+-", r"$\pm$")
+            return rf"{value} {{\scriptsize {cell.interval}{deviation}}}".replace("-", "$-$")
+
+        head, *rows = (f"    {' & '.join(row)} \\\\" for row in self._texts(_in_latex, show))
         caption = " ".join(f"{_in_latex(line.rstrip('.'))}." for line in (self.title, *self.footer))
         return "\n".join(
             (
                 r"\begin{table}",
                 r"  \centering",
                 rf"  \caption{{{caption}}}",
-                rf"  \begin{{tabular}}{{l{'r' * len(grid.header)}}}",
+                rf"  \begin{{tabular}}{{l{'r' * len(self.grid.flat().header)}}}",
                 r"    \toprule",
-                lines[0],
+                head,
                 r"    \midrule",
-                *lines[1:],
+                *rows,
                 r"    \bottomrule",
                 r"  \end{tabular}",
                 r"\end{table}",
                 "",
             )
         )
+
+    def _texts(self, escape: Callable[[str], str], show: Callable[[Number], str]) -> list[list[str]]:
+        """Return the table for a page as text, its header first."""
+        grid = self.grid.flat()
+        rows = [(grid.corner, grid.header), *grid.rows]
+        return [
+            [escape(name), *(escape(cell) if isinstance(cell, str) else show(cell) for cell in cells)]
+            for name, cells in rows
+        ]
+
+
+def format_sheets(
+    sheets: Sequence[Sheet], how: OutputFormat, frame: Callable[[], "DataFrame"], width: int = WIDTH
+) -> list[str | Table]:
+    """Return lines and tables to print.
+
+    Args:
+        sheets: the tables.
+        how: the format.
+        frame: returns all numbers as a long table, for CSV.
+        width: in the terminal, a table that is wider is transposed, gets two lines per cell, or is cut into several;
+            only a table of a single column may stay wider. It is as wide as its text: print it with ``crop=False``.
+    """
+    if how == "terminal":
+        return [line for sheet in sheets for line in sheet.terminal(width)]
+    text = frame_csv(frame()) if how == "csv" else "\n".join(getattr(sheet, how)() for sheet in sheets)
+    return list(text.removesuffix("\n").split("\n"))
+
+
+def frame_csv(frame: "DataFrame") -> str:
+    """Return a table as CSV; a missing value is an empty cell, and no text is a formula for a spreadsheet."""
+    plain = frame.astype(object).where(frame.notna(), None)
+    return csv_text(list(plain), plain.itertuples(index=False, name=None))
 
 
 def draw_table(header: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> Table:
@@ -190,11 +220,7 @@ def _terminal_table(grid: TableGrid, tall: bool) -> Table:
     def text(cell: TableCell) -> str | Text:
         if isinstance(cell, str):
             return cell
-        words = (
-            f"{cell.value}{cell.deviation}\n{cell.interval}"
-            if tall
-            else f"{cell.value} {cell.interval}{cell.deviation}"
-        )
+        words = f"{cell.value}{cell.deviation}\n{cell.interval}" if tall else cell.text
         return Text(words, style="bold" if cell.best else "")
 
     rows = [[" ".join(name.split("\n")), *map(text, cells)] for name, cells in grid.rows]

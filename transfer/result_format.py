@@ -1,248 +1,173 @@
-"""The outcomes of test images as text in a result's file, and the checks of all values when the file is read.
-
-Answers are stored bit by bit; ranks, confusion matrices, and predicted and true boxes as compressed arrays.
-"""
+"""Values of our files as JSON and back: outcomes of test images as compressed arrays, other values by their types."""
 
 import base64
-import binascii
+import json
 import math
+import types
 import zlib
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
 
-from transfer.bootstrap import MetricName
-from transfer.metrics import AveragePrecision, BoxAP, Detections, MeanIoU, Metric, Points, Top1Accuracy
+from pretext.errors import UserError, check_format
+from pretext.store import unseal
+from transfer.metrics import AveragePrecision, BoxAP, Detections, MeanIoU, Metric, Top1Accuracy
 from transfer.metrics.box_ap import Truth
 
-LARGEST = 2**30  # bytes of a file, and of what one part of it unpacks to
+LARGEST = 2**30
+"""The largest size of a file, and of what it unpacks to, in bytes."""
 
-Outcomes = Sequence[Sequence[Metric]]
-"""The outcomes of every row."""
+_CLASSES = {kind.__name__: kind for kind in (AveragePrecision, BoxAP, Detections, MeanIoU, Top1Accuracy, Truth)}
+_KINDS = ("|b1", "|i1", "<f4", "<i8")
 
-
-class ResultFacts(NamedTuple):
-    """Facts from the rest of a file that its outcomes must match."""
-
-    metric: MetricName
-    images: int
-    classes: int
+Content = TypeVar("Content")
 
 
-def pack_outcomes(rows: Outcomes) -> dict[str, Any]:
-    """Return fields of a file: the truth, which all rows share; boxes that several outcomes share; and all outcomes.
+def read_sealed(path: Path, file_format: str, title: str, parse: Callable[[dict[str, Any]], Content]) -> Content:
+    """Read a sealed record from a file, which may come from another person: no code is run.
 
-    Detections are stored once for all outcomes that share them.
-    """
-    first = rows[0][0]
-    if not isinstance(first, BoxAP):
-        truth = pack_array(first.truth) if isinstance(first, AveragePrecision) else None
-        return {"truth": truth, "answers": [[_pack_outcome(outcome) for outcome in row] for row in rows]}
-    outcomes = [[outcome for outcome in row if isinstance(outcome, BoxAP)] for row in rows]
-    detections = list({id(outcome.detections): outcome.detections for row in outcomes for outcome in row}.values())
-    place = {id(boxes): index for index, boxes in enumerate(detections)}
-    objects = detections[0].truth
-    return {
-        "truth": _pack_boxes(objects) | {"difficult": pack_array(objects.difficult[:, None].astype("<u1"))},
-        "found": [
-            _pack_boxes(boxes) | {"scores": pack_array(boxes.scores[:, None].astype("<f4"))} for boxes in detections
-        ],
-        "answers": [
-            [{"found": place[id(outcome.detections)], "points": outcome.points} for outcome in row] for row in outcomes
-        ],
-    }
-
-
-def unpack_outcomes(content: dict[str, Any], facts: ResultFacts) -> list[tuple[Metric, ...]]:
-    """Return the outcomes of every row of a file.
+    Args:
+        path: the file.
+        file_format: its field "format" must be equal.
+        title: what it holds, for messages: "a result".
+        parse: makes something of the other fields. Any exception means that they are not sound, as a valid digest
+            does not tell who wrote the file.
 
     Raises:
-        ValueError, KeyError: it is damaged.
+        UserError: the file cannot be read, holds something else, or is damaged.
     """
-    answers = [require_list(row) for row in require_list(content["answers"])]
-    if facts.metric == "AP":
-        return _unpack_detections(content, answers, facts)
-    shape = facts.images, facts.classes
-    truth = None
-    if content["truth"] is not None:
-        truth = unpack_array(require_text(content["truth"]), "<i1", shape).astype(np.int8)
-    if (facts.metric == "mAP") != (truth is not None):
-        raise ValueError("truth is stored only for mAP")
-    if truth is not None and (not np.isin(truth, (-1, 0, 1)).all() or not (truth == 1).any()):
-        raise ValueError("truth must be -1, 0 or 1, and 1 at least once")
-    return [tuple(_unpack_outcome(require_text(text), facts, truth) for text in row) for row in answers]
+    try:
+        if path.stat().st_size > LARGEST:
+            raise ValueError("too large")
+        data = path.read_bytes()
+        check_format(path, json.loads(data)["format"], file_format)
+        content = unseal(data)
+        if content.pop("format") != file_format:
+            raise ValueError(f"its format is not {file_format!r}")
+        return parse(content)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except UserError:
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(f"{path}: not {title}, or damaged ({reason}); make it again or move it away") from error
 
 
-def pack_array(values: NDArray[Any]) -> str:
-    """Return (N, C) as text, class by class, first all low bytes, then the next ...
+def pack_outcomes(rows: Sequence[Sequence[Metric]]) -> dict[str, Any]:
+    """Return the outcomes of every row as plain values.
+
+    Returns:
+        objects: arrays, texts and numbers, and after them what consists of them: a class, and by the name of each
+            field the place of its value in this list. Equal ones are one, such as the truth of all rows.
+        outcomes: for each row the places of its outcomes.
+    """
+    places: dict[str, int] = {}
+
+    def place(value: Any) -> int:
+        if isinstance(value, AveragePrecision):  # it depends on ranks only, which are the same on all machines
+            ranks = [np.unique(column, return_inverse=True)[1] for column in value.scores.T]
+            value = AveragePrecision(np.column_stack(ranks).astype(np.float32), value.truth)
+        if isinstance(value, np.ndarray):
+            value = pack_array(value)
+        elif is_dataclass(value):
+            parts = {f.name: place(getattr(value, f.name)) for f in fields(value)}
+            value = {"class": type(value).__name__, **parts}
+        return places.setdefault(json.dumps(value), len(places))
+
+    outcomes = [[place(outcome) for outcome in row] for row in rows]
+    return {"outcomes": outcomes, "objects": [json.loads(value) for value in places]}
+
+
+def unpack_outcomes(objects: Sequence[Any], outcomes: Sequence[Sequence[int]], classes: int) -> list[list[Any]]:
+    """Return what ``pack_outcomes`` was given; any exception means that the content is not sound.
+
+    Args:
+        objects: as ``pack_outcomes`` returned them.
+        outcomes: the same.
+        classes: the number of classes; objects hold no other number.
+    """
+    if sum(_array_size(entry) for entry in objects if isinstance(entry, dict) and "data" in entry) > LARGEST:
+        raise ValueError("too large")
+    made: list[Any] = []
+    for entry in objects:
+        if isinstance(entry, int) and entry != classes:
+            raise ValueError(f"{entry} classes instead of {classes}")
+        if isinstance(entry, dict) and "data" in entry:
+            entry = unpack_array(entry)
+        elif isinstance(entry, dict):
+            entry = _CLASSES[entry["class"]](**{name: made[at] for name, at in entry.items() if name != "class"})
+        made.append(entry)
+    return [[made[at] for at in row] for row in outcomes]
+
+
+def pack_array(values: NDArray[Any]) -> dict[str, Any]:
+    """Return an array as plain values: its bytes compressed, first all low ones, then the next ones, ...
 
     So the high bytes, which are similar, compress well.
     """
-    planes = np.ascontiguousarray(values.T).view(np.uint8).reshape(-1, values.dtype.itemsize).T
-    return base64.b64encode(zlib.compress(planes.tobytes(), 6)).decode()
+    values = values.astype(values.dtype.newbyteorder("<"), order="C")
+    planes = values.reshape(-1).view(np.uint8).reshape(-1, values.itemsize).T
+    data = base64.b64encode(zlib.compress(planes.tobytes(), 6)).decode()
+    return {"kind": values.dtype.str, "shape": list(values.shape), "data": data}
 
 
-def unpack_array(text: str, kind: str, shape: tuple[int, int]) -> NDArray[Any]:
-    """Return the array that ``pack_array`` was given, of a little-endian kind and (N, C).
+def unpack_array(entry: dict[str, Any]) -> NDArray[Any]:
+    """Return the array that ``pack_array`` was given.
 
     Raises:
-        ValueError, zlib.error: the text holds something else.
+        ValueError, KeyError, TypeError, zlib.error: the content is not sound.
     """
-    size = np.dtype(kind).itemsize
-    wanted = shape[0] * shape[1] * size
-    if wanted > LARGEST:
-        raise ValueError("too many answers")
-    try:
-        content = zlib.decompressobj().decompress(base64.b64decode(text, validate=True), wanted + 1)
-    except binascii.Error as error:
-        raise ValueError(f"not base64: {error}") from error
-    if len(content) != wanted:
-        raise ValueError("answers for another number of images or classes")
-    planes = np.frombuffer(content, np.uint8).reshape(size, -1)
-    return np.ascontiguousarray(planes.T).view(kind).reshape(shape[1], shape[0]).T
-
-
-def _pack_outcome(outcome: Metric) -> str:
-    if isinstance(outcome, Top1Accuracy):
-        return base64.b64encode(np.packbits(outcome.correct).tobytes()).decode()
-    if isinstance(outcome, MeanIoU):
-        assert outcome.confusions.max() < 2**32, "more pixels than an image has"
-        return pack_array(outcome.confusions.reshape(outcome.count, -1).astype("<u4"))
-    assert isinstance(outcome, AveragePrecision)
-    ranks = [np.unique(column, return_inverse=True)[1] for column in outcome.scores.T]
-    return pack_array(np.column_stack(ranks).astype("<u4"))
-
-
-def _unpack_outcome(text: str, facts: ResultFacts, truth: NDArray[np.int8] | None) -> Metric:
-    count, classes = facts.images, facts.classes
-    if truth is not None:
-        return AveragePrecision(unpack_array(text, "<u4", (count, classes)).astype(np.float32), truth)
-    if facts.metric == "mIoU":
-        confusions = unpack_array(text, "<u4", (count, classes**2)).astype(np.int64)
-        if not confusions.any():
-            raise ValueError("no pixel is counted")
-        return MeanIoU(confusions.reshape(count, classes, classes))
-    bits = np.frombuffer(base64.b64decode(text, validate=True), np.uint8)
-    if len(bits) != -(-count // 8):
-        raise ValueError("answers of another number of images")
-    return Top1Accuracy(np.unpackbits(bits, count=count).astype(np.bool_))
-
-
-def _unpack_detections(
-    content: dict[str, Any], answers: list[list[Any]], facts: ResultFacts
-) -> list[tuple[Metric, ...]]:
-    objects = require_dict(content["truth"])
-    counts, boxes, labels = _unpack_boxes(objects, facts)
-    difficult = unpack_array(require_text(objects["difficult"]), "<u1", (len(labels), 1))[:, 0]
-    if (difficult > 1).any() or difficult.all():
-        raise ValueError("difficult must be 0 or 1, and 0 at least once")
-    truth = Truth(counts, boxes, labels, difficult.astype(np.bool_), facts.classes)
-    detections = []
-    for entry in map(require_dict, require_list(content["found"])):
-        counts, boxes, labels = _unpack_boxes(entry, facts)
-        scores = unpack_array(require_text(entry["scores"]), "<f4", (len(labels), 1))[:, 0].astype(np.float32)
-        if not np.isfinite(scores).all():
-            raise ValueError("a score is not a number")
-        detections.append(Detections(counts, boxes, scores, labels, truth))
-    outcomes: list[tuple[Metric, ...]] = []
-    for row in answers:
-        row_outcomes = []
-        for answer in map(require_dict, row):
-            index, points = answer["found"], answer["points"]
-            if type(index) is not int or not 0 <= index < len(detections) or points not in get_args(Points):
-                raise ValueError("answers by an unknown rule, or of boxes that are not there")
-            row_outcomes.append(BoxAP(detections[index], points))
-        outcomes.append(tuple(row_outcomes))
-    return outcomes
-
-
-def _pack_boxes(boxes: Truth | Detections) -> dict[str, str]:
-    return {
-        "counts": pack_array(boxes.counts[:, None].astype("<u4")),
-        "boxes": pack_array(boxes.boxes.astype("<f4")),
-        "labels": pack_array(boxes.labels[:, None].astype("<u2")),
-    }
-
-
-def _unpack_boxes(
-    entry: dict[str, Any], facts: ResultFacts
-) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
-    """Return the number of boxes of each image, the boxes, and their labels."""
-    counts = unpack_array(require_text(entry["counts"]), "<u4", (facts.images, 1))[:, 0].astype(np.int64)
-    total = int(counts.sum())
-    boxes = unpack_array(require_text(entry["boxes"]), "<f4", (total, 4)).astype(np.float32)
-    labels = unpack_array(require_text(entry["labels"]), "<u2", (total, 1))[:, 0].astype(np.int64)
-    if not np.isfinite(boxes).all() or (boxes[:, :2] > boxes[:, 2:]).any() or (labels >= facts.classes).any():
-        raise ValueError("a box is not valid, or has an unknown class")
-    return counts, boxes, labels
-
-
-def read_fields(kind: type, content: Any) -> dict[str, Any]:
-    """Return the fields of a dataclass that are a single text or number, of the right type, without ``file``."""
-    hints = get_type_hints(kind)
-    values: dict[str, Any] = {}
-    for name, hint in hints.items():
-        if name == "file":
-            continue
-        if hint is str:
-            values[name] = require_text(content[name])
-        elif get_origin(hint) is Literal:
-            if content[name] not in get_args(hint):
-                raise ValueError(f"unknown {name} {shorten(content[name])}")
-            values[name] = content[name]
-        elif hint is int:
-            values[name] = int(require_number(content[name]))
-            if type(content[name]) is not int or not 0 <= content[name] < 2**63:
-                raise ValueError(f"{name} is {shorten(content[name])}")
-        elif hint is float:
-            values[name] = require_number(content[name])
+    size = _array_size(entry)
+    content = zlib.decompressobj().decompress(base64.b64decode(entry["data"], validate=True), size + 1)
+    if len(content) != size:
+        raise ValueError("an array of another size")
+    planes = np.frombuffer(content, np.uint8).reshape(np.dtype(entry["kind"]).itemsize, -1)
+    values: NDArray[Any] = np.ascontiguousarray(planes.T).view(entry["kind"]).reshape(entry["shape"])
     return values
 
 
-def require_text(value: Any) -> str:
-    """Return a text, or raise a ValueError, as the functions below do for other types."""
-    if not isinstance(value, str):
-        raise ValueError(f"{shorten(value)} where text is expected")
-    return value
+def _array_size(entry: dict[str, Any]) -> int:
+    """Return the size in bytes, at most LARGEST, of an array of a known kind."""
+    if entry["kind"] not in _KINDS:
+        raise ValueError(f"an array of {shorten(entry['kind'])}")
+    size: int = math.prod(entry["shape"]) * np.dtype(entry["kind"]).itemsize
+    if not 0 <= size <= LARGEST or min(entry["shape"], default=0) < 0:
+        raise ValueError(f"an array of shape {shorten(entry['shape'])}")
+    return size
 
 
-def require_texts(value: Any) -> tuple[str, ...]:
-    """Return a list of texts."""
-    return tuple(require_text(text) for text in require_list(value))
+def from_plain(kind: Any, value: Any) -> Any:
+    """Return plain values as their type says: a dataclass, a named tuple, a tuple, names with values, a number, a text.
 
-
-def require_pair(value: Any) -> tuple[str, str]:
-    """Return two texts."""
-    key, reason = require_texts(value)
-    return key, reason
-
-
-def require_list(value: Any) -> list[Any]:
-    """Return a list, of anything."""
-    if not isinstance(value, list):
-        raise ValueError(f"{shorten(value)} where a list is expected")
-    return value
-
-
-def require_dict(value: Any) -> dict[str, Any]:
-    """Return names with values, which may be anything."""
-    if not isinstance(value, dict):
-        raise ValueError(f"{shorten(value)} where names with values are expected")
-    return value
-
-
-def require_number(value: Any) -> float:
-    """Return a finite number."""
-    if type(value) not in (int, float) or not math.isfinite(value):
-        raise ValueError(f"{shorten(value)} where a number is expected")
-    return float(value)
-
-
-def refuse_constant(name: str) -> float:
-    """Refuse NaN and Infinity, which JSON does not have."""
-    raise ValueError(f"{name} is not a number")
+    Raises:
+        ValueError, TypeError, KeyError: the values are not of this type; numbers must be finite, and whole ones must
+            lie in [0, 2^63).
+    """
+    origin, arguments = get_origin(kind), get_args(kind)
+    if kind is Any or (origin is Literal and value in arguments):
+        return value
+    if origin is types.UnionType:  # only X | None occurs
+        return None if value is None else from_plain(arguments[0], value)
+    if origin is dict and isinstance(value, dict):
+        return {from_plain(arguments[0], key): from_plain(arguments[1], inner) for key, inner in value.items()}
+    if origin is tuple and isinstance(value, list | tuple):
+        kinds = arguments[:1] * len(value) if arguments[-1] is ... else arguments
+        return tuple(from_plain(inner, part) for inner, part in zip(kinds, value, strict=True))
+    if isinstance(value, dict) and (is_dataclass(kind) or hasattr(kind, "_fields")):
+        hints = get_type_hints(kind)
+        return kind(**{name: from_plain(hints[name], part) for name, part in value.items()})
+    if kind is float and type(value) in (int, float) and math.isfinite(value):
+        return float(value)
+    if kind is int and type(value) is int and 0 <= value < 2**63:
+        return value
+    if kind not in (int, float) and isinstance(kind, type) and isinstance(value, kind):
+        return value
+    raise ValueError(f"{shorten(value)} is not what belongs there")
 
 
 def shorten(value: Any) -> str:

@@ -7,36 +7,23 @@ boxes or pixels. So every number and interval can be computed again. It also hol
 import hashlib
 import json
 import math
-import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from pretext.data.patterns import is_pattern, match_paths
 from pretext.engine.progress import say
-from pretext.errors import UserError, check_format
+from pretext.errors import UserError
 from pretext.files import write_atomically
 from pretext.plugins import plugin_contents
-from transfer.bootstrap import Estimate, MetricName
+from pretext.store import seal
+from transfer.bootstrap import MetricName
 from transfer.metrics import Row, Weighted, seed_scores
-from transfer.result_format import (
-    LARGEST,
-    ResultFacts,
-    pack_outcomes,
-    read_fields,
-    refuse_constant,
-    require_dict,
-    require_list,
-    require_number,
-    require_pair,
-    require_text,
-    require_texts,
-    shorten,
-    unpack_outcomes,
-)
+from transfer.result_format import from_plain, pack_outcomes, read_sealed, shorten, unpack_outcomes
 
-FORMAT = "pretint result 2"
+FORMAT = "pretint result 3"
 PREFIX = "rescaled:"
 """The prefix on the command line of a network that is rescaled to the training images first."""
 RESCALED = "rescaled "
@@ -178,16 +165,14 @@ def require_comparable(results: Sequence[Result]) -> None:
     for other in results[1:]:
         for (name, first), (_, second) in zip(comparison_facts(results[0]), comparison_facts(other), strict=True):
             if first != second:
-                shown = [
+                data = [
                     {
                         "test data": f"{r.test} ({r.test_digest[:8]})",
                         "training data": f"{r.train} ({r.train_digest[:8]})",
                     }
                     for r in (results[0], other)
                 ]
-                was, now = (
-                    texts.get(name, shorten(value)) for texts, value in zip(shown, (first, second), strict=True)
-                )
+                was, now = (texts.get(name, shorten(value)) for texts, value in zip(data, (first, second), strict=True))
                 names = [result.file or result.network.name for result in (other, results[0])]
                 raise UserError(
                     f"{names[0]} cannot be compared with {names[1]}: other {name}: {now} instead of {was}; "
@@ -215,66 +200,41 @@ def write_result(path: Path, result: Result) -> None:
         # Last, so that the numbers are at the beginning of the file.
         **pack_outcomes([row.outcomes for row in result.rows]),
     }
-    write_atomically(path, json.dumps(content, indent=1, allow_nan=False).encode())
+    write_atomically(path, seal(content))
 
 
 def read_result(path: Path) -> Result:
-    """Read a result from a file and check it, also that each number follows from its outcomes (but not the intervals).
+    """Read a result from a file and check its digest, and that each number follows from its outcomes.
 
     Raises:
         UserError: the file cannot be read, is not a result, or is damaged.
     """
-    try:
-        if path.stat().st_size > LARGEST:
-            raise ValueError("too large")
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse_constant)
-        if isinstance(content, dict):
-            check_format(path, content.get("format"), FORMAT)
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise ValueError(f"its format is not {FORMAT!r}")
-        return _parse_result(content, str(path))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, zlib.error) as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise UserError(f"{path}: not a result, or damaged ({reason}); make it again or move it away") from error
+    return replace(read_sealed(path, FORMAT, "a result", _parse_result), file=str(path))
 
 
-def _parse_result(content: dict[str, Any], file: str) -> Result:
-    """Return the result in a file's content, or raise an error that says what is wrong with it."""
-    content = {"n_shared": 0, **content}  # earlier versions did not count shared images
-    values = read_fields(Result, content)
-    classes = require_texts(content["classes"])
-    skipped = tuple(require_pair(entry) for entry in content["skipped"])
-    least = 0 if values["mode"] == "fine-tuned" else 1  # pixels
-    if min(values["n_test"], len(classes), values["view_size"] + 1 - least) < 1:
-        raise ValueError("no test images, no classes or no view")
-    outcomes_by_row = unpack_outcomes(content, ResultFacts(values["metric"], values["n_test"], len(classes)))
-    rows: list[Row] = []
-    for entry, outcomes in zip(require_list(content["rows"]), outcomes_by_row, strict=True):
-        holdout = None if entry["holdout"] is None else require_number(entry["holdout"])
-        if not outcomes:
-            raise ValueError("a row without answers")
-        score = Estimate(**{name: require_number(entry["score"][name]) for name in Estimate._fields})
-        value = seed_scores([outcomes])[0]
-        if not math.isclose(value, score.value, abs_tol=1e-9) or not score.low <= score.high:
-            raise ValueError(f"its number {score.value} is not that of its answers, {value}")
-        chosen = require_dict(entry["chosen"])
-        rows.append(Row(**read_fields(Row, entry), chosen=chosen, holdout=holdout, outcomes=outcomes, score=score))
-    if not rows or len({row.name for row in rows}) != len(rows):
-        raise ValueError("no rows, or two of one name")
-    result = Result(
-        **values,
-        network=ModelInfo(**read_fields(ModelInfo, content["network"])),
-        cost=Cost(**read_fields(Cost, content["cost"])),
-        settings=require_dict(content["settings"]),
-        versions={name: require_text(value) for name, value in require_dict(content["versions"]).items()},
-        classes=classes,
-        skipped=skipped,
-        rows=tuple(rows),
-        file=file,
-    )
-    if content["best"] != result.best:
+def _parse_result(content: dict[str, Any]) -> Result:
+    """Return the result in a file's content; any exception says what is wrong with it."""
+    best = content.pop("best")
+    outcomes_by_row = unpack_outcomes(content.pop("objects"), content.pop("outcomes"), len(content["classes"]))
+    for row, outcomes in zip(content["rows"], outcomes_by_row, strict=True):
+        del row["spread"]
+        row["outcomes"] = outcomes
+    result: Result = from_plain(Result, content)
+    least = 0 if result.mode == "fine-tuned" else 1  # pixels
+    counts = [result.n_test, len(result.classes), len(result.rows), *(len(row.outcomes) for row in result.rows)]
+    if min(*counts, result.view_size + 1 - least) < 1:
+        raise ValueError("no test images, no classes, no rows, no outcomes or no view")
+    for row in result.rows:
+        for outcome in row.outcomes:
+            classes = len(outcome.positives) if isinstance(outcome, Weighted) else len(result.classes)
+            if (outcome.metric, outcome.count, classes) != (result.metric, result.n_test, len(result.classes)):
+                raise ValueError("outcomes of another metric, or of other images or classes")
+        value = seed_scores([row.outcomes])[0]
+        if not math.isclose(value, row.score.value, abs_tol=1e-9) or not row.score.low <= row.score.high:
+            raise ValueError(f"its number {row.score.value} is not that of its outcomes, {value}")
+    if len({row.name for row in result.rows}) != len(result.rows):
+        raise ValueError("two rows of one name")
+    if best != result.best:
         raise ValueError("its best row is not the one that its held-out scores choose")
     return result
 
@@ -292,28 +252,32 @@ def load_matching_result(path: Path, network: ModelInfo, facts: Mapping[str, Any
     return result if same and result.network == network else None
 
 
-def find_results(paths: Sequence[Path]) -> list[Result]:
+def find_results(paths: Sequence[str | Path]) -> list[Result]:
     """Return the results of files, runs and folders, each once.
 
     Args:
-        paths: a result's file; a run, whose ``results`` folder is read; a folder of result files; a folder of runs.
+        paths: a result's file; a run, whose ``results`` folder is read; a folder of result files; a folder of runs; or
+            a pattern for them ("runs/color-*").
 
     Raises:
         UserError: a path has no result, or a result cannot be read.
     """
     files: dict[Path, Path] = {}
     for path in paths:
-        matches = [path] if path.is_file() else []
-        for pattern in ("results/*.json", "*.json", "*/results/*.json"):
-            matches = matches or sorted(path.glob(pattern))
-        if not matches:
-            missing = (
-                "no results there; make one with pretint probe, knn, svm or finetune"
-                if path.exists()
-                else "does not exist"
-            )
-            raise UserError(f"{path}: {missing}")
-        files |= {file.resolve(): file for file in matches if file.resolve() not in files}
+        places = [Path(path)]
+        if is_pattern(str(path)):
+            matches = [Path(match) for match in match_paths(str(path))]
+            places = [match for match in matches if match.is_dir() or match.suffix == ".json"]  # not a log beside a run
+            if not places:
+                raise UserError(f"{path}: no folder and no .json file matches this pattern")
+        for place in places:
+            matches = [place] if place.is_file() else []
+            for pattern in ("results/*.json", "*.json", "*/results/*.json"):
+                matches = matches or sorted(place.glob(pattern))
+            if not matches:
+                missing = "no results there; make one with pretint probe, knn, svm or finetune"
+                raise UserError(f"{place}: {missing if place.exists() else 'does not exist'}")
+            files |= {file.resolve(): file for file in matches if file.resolve() not in files}
     return [read_result(path) for path in files.values()]
 
 

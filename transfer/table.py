@@ -1,65 +1,21 @@
 """Tables of results: for the terminal, as CSV, Markdown and LaTeX."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.table import Table
 
 from pretext.errors import UserError
-from pretext.escape import csv_text
 from transfer.bootstrap import METRIC_TITLES, Estimate
 from transfer.columns import Column, ColumnCell, columns, evaluations, row_names, score_difference
-from transfer.layout import WIDTH, Number, Sheet, TableGrid
+from transfer.layout import Number, OutputFormat, Sheet, TableGrid, format_sheets
+from transfer.long_table import column_records, make_frame, make_record
 from transfer.results import Result
 
-_HEADER = [
-    "network",
-    "group",
-    "kind",
-    "step",
-    "seeds",
-    "evaluation_seeds",
-    "stage",
-    "variant",
-    "mode",
-    "metric",
-    "value",
-    "low",
-    "high",
-    "sd_over_seeds",
-    "sd_over_samples",
-    "best",
-    "holdout",
-    "n",
-    "n_seeds",
-    "dims",
-    "pooling",
-    "view_size",
-    "protocol",
-    "fraction",
-    "train",
-    "test",
-    "train_digest",
-    "test_digest",
-    "split",
-    "split_sha256",
-    "weights",
-    "n_shared",
-]
-_SHARED = (  # fields that are equal in all results of a column
-    "mode",
-    "metric",
-    "view_size",
-    "protocol",
-    "fraction",
-    "train",
-    "test",
-    "train_digest",
-    "test_digest",
-)
-_CLASS_HEADER = ["class", "positives"]  # additional columns of tables by class
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 class TableNetwork(NamedTuple):
@@ -210,42 +166,29 @@ class Tables:
             return [sheet for section in self.sections for sheet in section.class_sheets]
         return [section.sheet for section in self.sections]
 
-    def terminal(self, width: int = WIDTH) -> list[str | Table]:
-        """Return titles, tables and what their numbers depend on, as lines to print.
-
-        A table that is wider than ``width`` is transposed, gets two lines per cell, or is cut into several; only a
-        table of a single column may stay wider. It is as wide as its text: print it with ``crop=False``.
-        """
-        return [line for sheet in self.sheets for line in sheet.terminal(width)]
-
-    def markdown(self) -> str:
-        """Return pipe tables, as GitHub reads them."""
-        return "\n".join(sheet.markdown() for sheet in self.sheets)
-
-    def latex(self) -> str:
-        """Return tables for the LaTeX package booktabs."""
-        return "\n".join(sheet.latex() for sheet in self.sheets)
-
-    def csv(self) -> str:
-        """Return one line per number, with all that the number depends on; numbers are fractions, not percent."""
-        header, lines = list(_HEADER), []
+    def frame(self) -> "DataFrame":
+        """Return all numbers as a long table: seeds joined; by class, a row for each class that has a number."""
+        records = []
         for network in [network for section in self.sections for network in section.networks]:
             for column in network.modes:
                 if not self.per_class:
-                    lines += [_csv_line(column, name, cell) for name, cell in column.cells.items()]
+                    records += column_records(column)
                     continue
-                for name in column.names:
-                    for number in column.classes(name):
-                        if number.cell is not None:  # a class without a number has no line
-                            facts = {"class": number.name, "positives": number.positives}
-                            lines.append(_csv_line(column, name, number.cell) | facts)
+                records += [
+                    make_record(column, name, number.cell, **{"class": number.name, "positives": number.positives})
+                    for name in column.names
+                    for number in column.classes(name)
+                    if number.cell is not None
+                ]
             if not self.per_class:
-                for name, gap in network.gaps.items():
-                    lines.append(_csv_line(network.modes[0], name) | {"mode": "augmented - cached"} | gap._asdict())
-        if self.per_class:
-            at = header.index("value")
-            header[at:at] = _CLASS_HEADER
-        return csv_text(header, ([line.get(name) for name in header] for line in lines))
+                gaps = {name: ColumnCell(gap, None, None, None) for name, gap in network.gaps.items()}
+                facts = {"mode": "augmented - cached", "best": None}
+                records += [make_record(network.modes[0], name, gap, **facts) for name, gap in gaps.items()]
+        return make_frame(records)
+
+    def format(self, how: OutputFormat = "terminal") -> list[str | Table]:
+        """Return lines and tables to print: see ``transfer.layout.format_sheets``."""
+        return format_sheets(self.sheets, how, self.frame)
 
 
 @dataclass
@@ -258,7 +201,7 @@ class TableSettings:
             by class, are left out.
     """
 
-    format: Literal["terminal", "csv", "markdown", "latex"] = "terminal"
+    format: OutputFormat = "terminal"
     per_class: bool = False
 
 
@@ -268,11 +211,7 @@ def format_tables(results: Sequence[Result], settings: TableSettings) -> list[st
     Raises:
         UserError: as ``tables``.
     """
-    shown = tables(results, settings.per_class)
-    if settings.format == "terminal":
-        return shown.terminal()
-    text: str = getattr(shown, settings.format)()
-    return list(text.removesuffix("\n").split("\n"))
+    return tables(results, settings.per_class).format(settings.format)
 
 
 def tables(results: Sequence[Result], per_class: bool = False) -> Tables:
@@ -323,39 +262,3 @@ def tables(results: Sequence[Result], per_class: bool = False) -> Tables:
 def _to_number(cell: ColumnCell, best: bool = False) -> Number:
     """Return the number of a cell for the layout; its spread is the one over seeds, if there are several."""
     return Number(cell.score, cell.over_samples if cell.over_seeds is None else cell.over_seeds, best=best)
-
-
-def _csv_line(column: Column, name: str, cell: ColumnCell | None = None) -> dict[str, object]:
-    """Return the CSV line of a row of a column, by the names of the header; with the number of ``cell``, if given."""
-    first, row = column.first, column.first.row(name)
-
-    def join(values: Iterable[object]) -> str:
-        return ";".join(dict.fromkeys(map(str, values)))
-
-    line: dict[str, object] = {
-        "network": column.label,
-        "group": first.network.group,
-        "kind": first.network.kind,
-        "step": first.network.step,
-        "seeds": join(result.network.seed for result in column.results),
-        "evaluation_seeds": join(result.seed for result in column.results),
-        "stage": row.stage,
-        "variant": row.variant,
-        "dims": row.dims,
-        "pooling": row.pooling,
-        "n": first.n_test,
-        "n_shared": max(result.n_shared for result in column.results),
-        "n_seeds": len(column.results),
-        "weights": join(result.network.weights for result in column.results),
-        "split": join(result.split for result in column.results),
-        "split_sha256": join(result.split_sha256 for result in column.results),
-        **{field: getattr(first, field) for field in _SHARED},
-    }
-    if cell is not None:
-        line |= cell.score._asdict() | {
-            "sd_over_seeds": cell.over_seeds,
-            "sd_over_samples": cell.over_samples,
-            "holdout": cell.holdout,
-            "best": name == column.best,
-        }
-    return line

@@ -103,7 +103,7 @@ def _score(call: Call) -> int:
     from pretint.colorization.scores.job import score as job
 
     done = job(call.positionals[0], call.settings)
-    say(*done.shown(call.settings.format))
+    say(*done.format(call.settings.format))
     remarks = (*skips(done.skipped), *done.notes, f"scores: {done.file}")
     if call.settings.format == "terminal":
         say(*remarks)

@@ -66,7 +66,7 @@ def say_results(results: Sequence["Result"]) -> int:
     unread = list(dict.fromkeys(skip for result in results for skip in result.skipped))
     tuned = any(result.mode == "fine-tuned" for result in results)
     reason = "found in the images and their annotations" if tuned else "skipped, because they cannot be read"
-    say(*tables(results).terminal(), *skips(unread, reason))
+    say(*tables(results).format(), *skips(unread, reason))
     for folder in dict.fromkeys(Path(result.file).parent for result in results):
         run = folder.parent if (folder.parent / "settings.yaml").is_file() else None
         say(f"report: {write_report(run)}" if run else f"results: {folder}")

@@ -31,7 +31,8 @@ from pretext.yaml_reader import read_yaml
 from pretint.colorization.hints import require_file, shown
 from pretint.colorization.merge import Prediction
 from pretint.colorization.upscale import PIXELS, PIXELS_RANGE, AlongEdges, reduced_size
-from transfer.bootstrap import Floats
+
+Floats = NDArray[np.float64]
 
 SAMPLES = 200
 """As in the publication."""

@@ -33,7 +33,8 @@ from pretext import roles
 from pretint.colorization.hints import Hints
 from pretint.colorization.merge import Prediction
 from pretint.colorization.upscale import PIXELS, PIXELS_RANGE, AlongEdges, reduced_size
-from transfer.bootstrap import Floats
+
+Floats = NDArray[np.float64]
 
 VARIANCE = 0.6
 """The released code's factor on the variance of the window; the paper prints 2."""

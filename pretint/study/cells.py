@@ -28,7 +28,7 @@ from pretext.errors import UserError
 from pretext.files import write_atomically
 from pretext.plugins import VARIABLE, plugin_digests
 from pretext.store import LOCK, lock, seal, unseal
-from pretint.colorization.scores.table import FORMAT
+from pretint.colorization.scores.table import read_scores
 from pretint.commands import COMMANDS, PlainCall, line_of
 from pretint.study.file import StudyOptions, StudySettings
 from transfer.results import read_result
@@ -226,14 +226,9 @@ class CellStore:
         """Return why a file cannot be read, or an empty string. Only damaged files are read again."""
         if file not in self._whole:
             try:
-                if cell.command != "score":
-                    read_result(file)
-                elif unseal(file.read_bytes()).get("format") != FORMAT:  # a file as Scores.json makes it
-                    raise ValueError
+                (read_scores if cell.command == "score" else read_result)(file)
             except UserError as error:
                 return str(error)
-            except (OSError, ValueError, RecursionError):
-                return f"{file}: no scores, or damaged ones; make them again or move them away"
             self._whole.add(file)
         return ""
 

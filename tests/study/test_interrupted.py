@@ -95,5 +95,6 @@ def check(folder: Path, alone: Path, kept: dict[Path, int]) -> None:
 
 def numbers(file: Path) -> list[dict[str, str]]:
     """All but how long it took."""
+    cost = ("seconds", "per_second", "bytes")
     with file.open() as rows:
-        return [{key: value for key, value in row.items() if "minutes" not in key} for row in csv.DictReader(rows)]
+        return [{key: value for key, value in row.items() if not key.endswith(cost)} for row in csv.DictReader(rows)]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from detections import make_images
-from fake_results import answers, ranking, result, row
+from fake_results import answers, ranking, result, row, written
 from rich.console import Console
 
 from pretext.errors import UserError
@@ -133,7 +133,7 @@ def test_multi_label_and_masks_have_numbers_by_class_and_top_1_has_not() -> None
     assert [sheet.grid.header[0] for sheet in found.sheets] == ["images", "images", "pixels"]
     assert found.sheets[1].grid.rows[0][1][1].spread is not None  # type: ignore[union-attr]
     assert "average precision by class" in found.sheets[0].title
-    assert "masks, all: intersection over union by class" in found.markdown()
+    assert "masks, all: intersection over union by class" in written(found, "markdown")
     assert tables([result(), several], per_class=True).sheets == tables([several], per_class=True).sheets
     with pytest.raises(
         UserError, match=r"^color: no numbers by class.*top-1 accuracy stores .*; leave out --per-class"

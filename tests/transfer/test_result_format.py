@@ -10,7 +10,9 @@ from detections import make_images
 from fake_results import result, row
 
 from pretext.errors import UserError
+from pretext.store import seal, unseal
 from transfer.metrics import BoxAP, Detections, MeanIoU
+from transfer.result_format import pack_array
 from transfer.results import Result, read_result, write_result
 
 CLASSES = ("cat", "dog", "fish")
@@ -49,7 +51,9 @@ def test_boxes_survive(tmp_path: Path) -> None:
             assert np.array_equal(getattr(one.detections, name), getattr(two.detections, name))
         assert np.array_equal(one.detections.truth.difficult, two.detections.truth.difficult)
     assert len({id(each.outcomes[0].detections) for each in back.rows}) == 2, "boxes are kept once for three rules"  # type: ignore[attr-defined]
-    assert len(json.loads((tmp_path / "a.json").read_text())["found"]) == 2
+    objects = json.loads((tmp_path / "a.json").read_text())["objects"]
+    kinds = [entry["class"] for entry in objects if isinstance(entry, dict) and "class" in entry]
+    assert (kinds.count("Detections"), kinds.count("Truth"), kinds.count("BoxAP")) == (2, 1, 6)
 
 
 def test_images_without_boxes_survive(tmp_path: Path) -> None:
@@ -68,58 +72,50 @@ def test_confusions_survive(tmp_path: Path) -> None:
     assert np.array_equal(made.rows[0].outcomes[0].confusions, back.rows[0].outcomes[0].confusions)  # type: ignore[attr-defined]
 
 
+def place(content: dict[str, Any], kind: str, field: str) -> int:
+    """Where the value of a field is, of the first object of a class."""
+    found: int = next(entry[field] for entry in content["objects"] if isinstance(entry, dict) and entry.get("class") == kind)  # fmt: skip  # noqa: E501
+    return found
+
+
 @pytest.mark.parametrize(
-    ("path", "to"),
+    ("kind", "field", "to"),
     [
-        (("truth",), None),
-        (("truth",), "AAAA"),
-        (("truth", "difficult"), "AAAA"),
-        (("truth", "boxes"), 7),
-        (("truth", "counts"), "found"),
-        (("found",), None),
-        (("found",), []),
-        (("found", 0, "counts"), "truth"),
-        (("found", 1, "scores"), "eJwDAAAAAAE="),
-        (("found", 1, "labels"), "boxes"),
-        (("answers", 0, 0), "AAAA"),
-        (("answers", 0, 0, "points"), "12 points"),
-        (("answers", 0, 0, "points"), "COCO"),  # another number than the row says
-        (("answers", 0, 0, "found"), 2),
-        (("answers", 0, 0, "found"), -1),
-        (("answers", 0, 0, "found"), True),
-        (("n_test",), 31),
-        (("n_test",), 2**60),
-        (("classes",), ["cat"]),
-        (("metric",), "mIoU"),
-        (("metric",), "mAP"),
+        ("Truth", "difficult", np.zeros(7, np.bool_)),
+        ("Truth", "boxes", np.zeros((3, 4), np.float32)),
+        ("Truth", "counts", np.full(30, 10**15)),
+        ("Truth", "labels", None),
+        ("Truth", "classes", 2**40),
+        ("Detections", "scores", np.zeros(1, np.float32)),
+        ("Detections", "labels", 7),
+        ("Detections", "counts", np.zeros(29, np.int64)),
+        ("BoxAP", "points", "12 points"),
+        ("BoxAP", "points", "COCO"),  # another number than the row says
+        ("MeanIoU", "confusions", np.zeros((30, 3, 3), np.int64)),
+        ("MeanIoU", "confusions", np.ones((30, 2, 2), np.int64)),
+        ("MeanIoU", "confusions", np.ones((29, 3, 3), np.int64)),
     ],
 )
-def test_damaged_boxes(tmp_path: Path, path: tuple[Any, ...], to: Any) -> None:
+def test_nonsense_objects(tmp_path: Path, kind: str, field: str, to: Any) -> None:
     file = tmp_path / "a.json"
-    write_result(file, detected())
-    found = json.loads(file.read_text())
-    if to in ("found", "truth", "boxes"):  # a part that is whole but belongs elsewhere
-        to = {"found": found["found"][0], "truth": found["truth"], "boxes": found["truth"]}[to][path[-1]]
-        to = found["truth"]["boxes"] if path[-1] == "labels" else to
-    inner: Any = found
-    for key in path[:-1]:
-        inner = inner[key]
-    inner[path[-1]] = to
+    write_result(file, segmented() if kind == "MeanIoU" else detected())
+    found = unseal(file.read_bytes())
+    found["objects"][place(found, kind, field)] = pack_array(to) if isinstance(to, np.ndarray) else to
     _refused(file, found)
 
 
 @pytest.mark.parametrize(
     ("name", "to"),
-    [("answers", [["AAAA"]]), ("truth", "AAAA"), ("classes", ["cat"]), ("n_test", 29), ("metric", "AP")],
+    [("n_test", 31), ("n_test", 2**60), ("classes", ["cat"]), ("metric", "mIoU"), ("metric", "mAP"), ("objects", [])],
 )
-def test_damaged_confusions(tmp_path: Path, name: str, to: Any) -> None:
+def test_facts_that_do_not_fit_the_boxes(tmp_path: Path, name: str, to: Any) -> None:
     file = tmp_path / "a.json"
-    write_result(file, segmented())
-    _refused(file, json.loads(file.read_text()) | {name: to})
+    write_result(file, detected())
+    _refused(file, unseal(file.read_bytes()) | {name: to})
 
 
 def _refused(file: Path, found: dict[str, Any]) -> None:
-    file.write_text(json.dumps(found))
+    file.write_bytes(seal(found))
     with pytest.raises(UserError, match="or damaged") as caught:
         read_result(file)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400

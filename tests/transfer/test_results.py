@@ -1,6 +1,7 @@
 """A result is one file: what is written is read, and nothing wrong is ever read back."""
 
 import base64
+import hashlib
 import json
 import zlib
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import pytest
 from fake_results import answers, ranking, result, row, truth
 
 from pretext.errors import UserError
+from pretext.store import SEAL, seal, to_json
 from transfer.metrics import AveragePrecision
 from transfer.metrics.classification import mean_average_precision
 from transfer.results import (
@@ -89,11 +91,12 @@ def test_the_file_is_readable(tmp_path: Path) -> None:
     write_result(tmp_path / "a.json", result())
     text = (tmp_path / "a.json").read_text()
     found = json.loads(text)
-    assert list(found)[:3] == ["format", "network", "protocol"] and list(found)[-1] == "answers"
+    assert list(found)[:3] == ["format", "network", "protocol"] and list(found)[-2:] == ["objects", "seal"]
     assert found["rows"][2]["score"].keys() == {"value", "low", "high"} and found["best"] == "conv3"
     assert found["cost"]["peak_bytes"] == 10**9 and found["settings"]["rates"] == [0.1, 0.01]
-    bits = np.unpackbits(np.frombuffer(base64.b64decode(found["answers"][0][0]), np.uint8), count=400)
-    assert bits.mean() == found["rows"][0]["score"]["value"], "as the file says it without our reader"
+    outcome = found["objects"][found["outcomes"][0][0]]
+    data = zlib.decompress(base64.b64decode(found["objects"][outcome["correct"]]["data"]))
+    assert np.frombuffer(data, np.bool_).mean() == found["rows"][0]["score"]["value"], "as anybody can read it"
 
 
 Damage = Callable[[dict[str, Any]], Any]
@@ -118,6 +121,7 @@ def change(*path: Any, to: Any) -> Damage:
         change("network", "seed", to=-1),
         change("network", "name", to=["a"]),
         change("n_test", to=399),
+        change("n_fit", to="many"),
         change("n_test", to=True),
         change("n_test", to=10**40),
         change("n_test", to=4.5),
@@ -136,11 +140,19 @@ def change(*path: Any, to: Any) -> Damage:
         change("rows", 0, "score", "low", to="0"),
         change("rows", 0, "holdout", to=0.99),
         change("rows", 0, "chosen", to=[]),
-        change("answers", 0, to=[]),
-        change("answers", 0, 0, to="not base64!"),
-        change("answers", 0, 0, to="AAAA"),
-        change("answers", to=[]),
-        change("truth", to="AAAA"),
+        change("objects", 0, "data", to="not base64!"),
+        change("objects", 0, "data", to="AAAA"),
+        change("objects", 0, "kind", to="|O8"),
+        change("objects", 0, "shape", to=[-400]),
+        change("objects", 0, "shape", to=[2**40]),
+        change("objects", 1, "class", to="Metric"),
+        change("objects", 1, "class", to="AveragePrecision"),
+        change("objects", 1, "correct", to=99),
+        change("objects", to=[]),
+        change("outcomes", 0, to=[]),
+        change("outcomes", 0, to=[0]),
+        change("outcomes", 0, to=[99]),
+        change("outcomes", to=[]),
         change("best", to="conv1"),
         change("skipped", to=[["a"]]),
         change("settings", to=[1]),
@@ -149,12 +161,13 @@ def change(*path: Any, to: Any) -> Damage:
         lambda found: found["rows"].pop(),
     ],
 )
-def test_damage_is_one_line(tmp_path: Path, damage: Damage) -> None:
+def test_a_hand_made_file_is_refused_in_one_line(tmp_path: Path, damage: Damage) -> None:
     path = tmp_path / "a.json"
     write_result(path, result())
     found = json.loads(path.read_text())
+    del found[SEAL]
     damage(found)
-    path.write_text(json.dumps(found))
+    path.write_bytes(json.dumps({**found, SEAL: hashlib.sha256(to_json(found)).hexdigest()[:16]}).encode())
     with pytest.raises(UserError, match=r"a\.json: not a result, or damaged") as caught:
         read_result(path)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
@@ -167,28 +180,53 @@ def packed(values: Any) -> str:
 @pytest.mark.parametrize(
     "damage",
     [
-        change("answers", 0, 0, to=packed(np.zeros(300 * 3, "<u4"))),  # other answers than the number says
-        change("answers", 0, 0, to=packed(np.zeros(299 * 3, "<u4"))),
-        change("answers", 0, 0, to=packed(np.zeros(10**7, "<u4"))),
-        change("answers", 0, 0, to="AAAA"),
-        change("truth", to=packed(np.full(300 * 3, 2, "<i1"))),
-        change("truth", to=packed(np.zeros(300 * 3, "<i1"))),
-        change("truth", to=None),
+        change("objects", 0, "data", to=packed(np.zeros(300 * 3, "<u4"))),  # other ranks than the number says
+        change("objects", 0, "data", to=packed(np.zeros(299 * 3, "<u4"))),
+        change("objects", 0, "data", to=packed(np.zeros(10**7, "<u4"))),  # a bomb
+        change("objects", 0, "data", to="AAAA"),
+        change("objects", 1, "data", to=packed(np.full(300 * 3, 2, "<i1"))),
+        change("objects", 1, "data", to=packed(np.zeros(300 * 3, "<i1"))),
+        change("objects", 2, "truth", to=0),
         change("classes", to=["a", "b"]),
         change("n_test", to=2**60),
     ],
 )
-def test_damaged_scores(tmp_path: Path, multilabel: Result, damage: Damage) -> None:
+def test_nonsense_scores(tmp_path: Path, multilabel: Result, damage: Damage) -> None:
     path = tmp_path / "a.json"
     write_result(path, multilabel)
     found = json.loads(path.read_text())
+    del found[SEAL]
     damage(found)
-    path.write_text(json.dumps(found))
+    path.write_bytes(seal(found))
     with pytest.raises(UserError, match="or damaged"):
         read_result(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"\xff\xfe", b"[" * 100_000, b'{"format": "pretint result 2"}'])
+def test_no_bit_flip_is_used(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_result(path, result())
+    content = path.read_bytes()
+    for bit in np.random.default_rng(0).integers(0, 8 * len(content), 100).tolist():
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        with pytest.raises(UserError) as caught:
+            read_result(path)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"format": "pretint result 2"}',
+        b'{"format": "pretint result 3"}',
+    ],
+)
 def test_no_result(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(UserError, match="not a result, or damaged"):

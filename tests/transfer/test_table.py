@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_results import STAGES, answers, ranking, result, row
+from fake_results import STAGES, answers, ranking, result, row, written
 from rich.console import Console
 from rich.table import Table
 
@@ -28,14 +28,14 @@ HOSTILE = "\x1b[31m[bold]a|b_c & 50% {x} \\y ~ ^ <script> #`*\u202e"
 def printed(found: Tables, console_width: int = 60, **options: Any) -> str:
     """As the command line prints it, on a terminal that is too narrow."""
     console = Console(width=console_width, file=io.StringIO(), **options)
-    for line in found.terminal():
+    for line in found.format():
         console.print(line, markup=False, highlight=False, soft_wrap=True, emoji=False)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
 
 def records(found: Tables) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(found.csv())))
+    return list(csv.DictReader(io.StringIO(written(found, "csv"))))
 
 
 def seeds(name: str, count: int = 3, **changed: Any) -> list[Result]:
@@ -68,7 +68,7 @@ def test_the_best_row_is_bold() -> None:
     ]
     assert len([line for line in bold if "conv" in line]) == 1 and any("conv2" in line for line in bold)
     best = f"{100 * rows[1].score.value:.1f}"
-    assert f"**{best}**" in found.markdown() and rf"\textbf{{{best}}}" in found.latex()
+    assert f"**{best}**" in written(found, "markdown") and rf"\textbf{{{best}}}" in written(found, "latex")
     assert [line["best"] for line in records(found)] == ["False", "True"]
 
 
@@ -151,7 +151,7 @@ def many(count: int, stages: int, **changed: Any) -> list[Result]:
 def test_tables_are_printed_whole(count: int, stages: int) -> None:
     found = tables(many(count, stages))
     text = printed(found)
-    parts = [line for line in found.terminal() if isinstance(line, Table)]
+    parts = [line for line in found.format() if isinstance(line, Table)]
     for part in parts:
         assert part.width is not None and part.width <= WIDTH
     value, low, high = (f"{100 * number:.1f}" for number in accuracy(answers(0.5, 0).correct))
@@ -165,9 +165,9 @@ def test_tables_are_printed_whole(count: int, stages: int) -> None:
 
 def test_nine_networks_are_turned() -> None:
     found = tables(many(9, 3))
-    (table,) = [line for line in found.terminal() if isinstance(line, Table)]
+    (table,) = [line for line in found.format() if isinstance(line, Table)]
     assert len(table.rows) == 9 and len(table.columns) == 4
-    assert found.markdown().count("\n| network-") == 9
+    assert written(found, "markdown").count("\n| network-") == 9
 
 
 def test_a_long_name_is_not_squeezed() -> None:
@@ -187,7 +187,7 @@ def test_other_evaluations_have_their_own_tables() -> None:
     made = [result(), result(protocol="knn"), result("b"), result(fraction=0.01), result(test_digest="e" * 64)]
     found = tables(made)
     assert [len(section.columns) for section in found.sections] == [2, 1, 1, 1]
-    assert found.latex().count(r"\begin{table}") == 4
+    assert written(found, "latex").count(r"\begin{table}") == 4
     with pytest.raises(UserError, match="no results"):
         tables([])
 
@@ -246,10 +246,10 @@ def test_what_comes_from_outside_is_escaped() -> None:
     found = tables([made])
     text = printed(found)
     assert "\x1b" not in text and "\u202e" not in text and "[bold]a|b_c" in text and r"\x1b[31m" in text
-    markdown = [line for line in found.markdown().splitlines() if line.startswith("|")]
+    markdown = [line for line in written(found, "markdown").splitlines() if line.startswith("|")]
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in markdown} == {3}
-    assert "<script>" not in found.markdown() and r"\[..\]: 95%" in found.markdown()
-    latex = found.latex()
+    assert "<script>" not in written(found, "markdown") and r"\[..\]: 95%" in written(found, "markdown")
+    latex = written(found, "latex")
     assert r"b\_c \& 50\% \{x\} \textbackslash{}y \textasciitilde{} \textasciicircum{} \textless{}script" in latex
     assert not re.search(r"^\s*\[", latex, flags=re.MULTILINE), "a row that begins with [ would be an argument"
     assert not re.search(r"(?<!\\)[#%]", latex)
@@ -261,13 +261,13 @@ def test_latex_compiles(tmp_path: Path) -> None:
     made = [result(HOSTILE.replace("\u202e", "")), *seeds("color", 2), result("color0", mode="augmented")]
     (tmp_path / "a.tex").write_text(
         "\\documentclass{article}\\usepackage[T1]{fontenc}\\usepackage{booktabs}\\begin{document}\n"
-        f"{tables(made).latex()}\\end{{document}}\n"
+        f"{written(tables(made), 'latex')}\\end{{document}}\n"
     )
     subprocess.run(["pdflatex", "-halt-on-error", "a.tex"], cwd=tmp_path, check=True, capture_output=True, timeout=600)
 
 
 def test_latex_is_whole() -> None:
-    latex = tables([*seeds("color_map", 2), result("b", mode="augmented"), result("b")]).latex()
+    latex = written(tables([*seeds("color_map", 2), result("b", mode="augmented"), result("b")]), "latex")
     rows = [line for line in latex.splitlines() if line.endswith(r"\\")]
     assert len(rows) == 4 and {line.count(" & ") for line in rows} == {4}
     assert r"\begin{tabular}{lrrrr}" in latex and r"color\_map" in latex and r"$\pm$" in latex

@@ -6,7 +6,7 @@ difference between two networks is tested by swapping their outcomes of each ima
 
 from transfer.metrics.box_ap import BoxAP, Detections, Points, detections_outcome
 from transfer.metrics.classification import AveragePrecision, Top1Accuracy
-from transfer.metrics.metric import Metric, Row, Weighted, deviation, joint_score, make_row, seed_scores
+from transfer.metrics.metric import Metric, Row, Weighted, joint_score, make_row, seed_scores
 from transfer.metrics.miou import MeanIoU, confusion, segmentation_outcome
 
 __all__ = [
@@ -21,7 +21,6 @@ __all__ = [
     "Weighted",
     "confusion",
     "detections_outcome",
-    "deviation",
     "joint_score",
     "make_row",
     "seed_scores",

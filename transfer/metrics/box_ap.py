@@ -213,6 +213,10 @@ class Truth:
     difficult: NDArray[np.bool_]
     classes: int
 
+    def __post_init__(self) -> None:
+        assert len(self.boxes) == len(self.labels) == len(self.difficult) == self.counts.sum()
+        assert ((self.labels >= 0) & (self.labels < self.classes)).all(), "a class beyond the last"
+
     @cached_property
     def positives(self) -> NDArray[np.int64]:
         """The number of objects to be found, by image and class, (N, C)."""
@@ -274,7 +278,7 @@ class Detections:
         assert len(self.boxes) == len(self.scores) == len(self.labels) == self.counts.sum()
         assert np.isfinite(self.boxes).all() and np.isfinite(self.scores).all(), "boxes and scores must be finite"
         assert (self.boxes[:, :2] <= self.boxes[:, 2:]).all(), "a box ends before it begins"
-        assert (self.labels < self.truth.classes).all(), "a class beyond the last"
+        assert ((self.labels >= 0) & (self.labels < self.truth.classes)).all(), "a class beyond the last"
 
     @cached_property
     def _found(self) -> Boxes:

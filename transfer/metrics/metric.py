@@ -12,7 +12,16 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from transfer.bootstrap import Estimate, Floats, MetricName, centered, mean_over_classes, resamples, swap_p_value
+from transfer.bootstrap import (
+    Estimate,
+    Floats,
+    MetricName,
+    centered,
+    deviation,
+    mean_over_classes,
+    resamples,
+    swap_p_value,
+)
 
 Measure = Callable[[NDArray[Any]], Floats]
 """A function of weights, (N, R), how often each image counts: a number for each column, (..., R), or nan."""
@@ -223,8 +232,3 @@ def joint_score(seeds: Sequence[Sequence[Metric]]) -> Estimate:
 def seed_scores(seeds: Sequence[Sequence[Metric]]) -> list[float]:
     """Return the mean over each seed's outcomes."""
     return [float(np.mean([outcome.value for outcome in outcomes])) for outcomes in seeds]
-
-
-def deviation(values: Sequence[float]) -> float | None:
-    """Return the standard deviation of a sample; None for fewer than two numbers."""
-    return float(np.std(values, ddof=1)) if len(values) > 1 else None

@@ -19,7 +19,6 @@ from pretext.data.source import require_single_labels
 from pretext.engine.device import pick_device, versions
 from pretext.engine.memory import explain_memory_shortage
 from pretext.errors import UserError
-from pretext.files import write_atomically
 from pretext.gamut import TEMPERATURE, Gamut
 from pretext.prior import load_prior, rebalancing_weights
 from pretext.store import LOCK, lock
@@ -33,7 +32,6 @@ from pretint.colorization.scores.table import (
     INTERVAL,
     METRICS,
     MethodOutcomes,
-    OutputFormat,
     RealFeatures,
     ScoreRow,
     Scores,
@@ -42,6 +40,7 @@ from pretint.colorization.scores.table import (
     known,
     titles,
 )
+from transfer.layout import OutputFormat
 
 FOLDER = "scores"
 """The folder of a run that holds its scores."""
@@ -189,7 +188,7 @@ def score(
                 colors.add_range(ledger[index]["ab"])
             notes += [f"{method.name}: {line}" for line in (method.warning, colors.describe_uniform()) if line]
         scores = _scores(settings, circle, lines, panel, disjoint, against, identity, out, tuple(notes))
-        write_atomically(scores.file, scores.json())
+        scores.write()
     return scores
 
 

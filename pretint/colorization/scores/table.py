@@ -5,22 +5,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.table import Table
 
-from pretext.escape import csv_text
+from pretext.files import write_atomically
 from pretext.store import seal
 from pretint.colorization.scores.ledger import ScoreRecord
 from pretint.colorization.scores.metrics import Sums, balanced_auc, frechet_distance, psnr, raw_auc
 from transfer.bootstrap import SLOW_RESAMPLES, Estimate, Floats, accuracy, centered, difference, percentiles, resamples
-from transfer.layout import WIDTH, Number, Sheet, TableCell, TableGrid
+from transfer.layout import WIDTH, Number, OutputFormat, Sheet, TableCell, TableGrid, format_sheets
+from transfer.long_table import Record, difference_record, make_frame
+from transfer.result_format import read_sealed
 
-FORMAT = "pretint scores 2"
-OutputFormat = Literal["terminal", "csv", "markdown", "latex"]
+FORMAT = "pretint scores 3"
 
 
 class ScoreMetric(NamedTuple):
@@ -78,105 +79,107 @@ class Scores:
         """The scores, and their differences to the scores of one method."""
         scored = [metric for metric in self.metrics if any(metric.key in line.scores for line in self.lines)]
         best: dict[str, str] = {}
-        for metric in scored:
+        for metric in [metric for metric in scored if metric.better]:
             lines = [line for line in self.lines if line.method != "truth" and metric.key in line.scores]
-            if metric.better and lines:
+            if lines:
                 best[metric.key] = max(lines, key=lambda line: metric.better * line.scores[metric.key].value).method
         rows = [
-            (
-                line.method,
-                tuple(
-                    _cell(metric, line.scores, best.get(metric.key) == line.method, spreads=line.spreads)
-                    for metric in scored
-                ),
-            )
+            (line.method, tuple(_cell(metric, line, best.get(metric.key) == line.method) for metric in scored))
             for line in self.lines
         ]
-        header = tuple(metric.title for metric in scored)
-        sheets = [Sheet(self.title, TableGrid("method", header, tuple(rows), "score"), self.footer)]
-        compared_lines = [line for line in self.lines if line.differences]
-        compared = [metric for metric in scored if any(metric.key in line.differences for line in compared_lines)]
-        if compared_lines and compared:
-            gaps = tuple(
-                (line.method, tuple(_cell(metric, line.differences, signed=True) for metric in compared))
-                for line in compared_lines
-            )
-            grid = TableGrid("method", tuple(metric.title for metric in compared), gaps, "score")
+        sheets = [
+            Sheet(self.title, TableGrid("method", tuple(m.title for m in scored), tuple(rows), "score"), self.footer)
+        ]
+        compared = [metric for metric in scored if any(metric.key in line.differences for line in self.lines)]
+        if compared:
+            gaps = [
+                (line.method, tuple(_cell(metric, line, signed=True) for metric in compared))
+                for line in self.lines
+                if line.differences
+            ]
+            grid = TableGrid("method", tuple(metric.title for metric in compared), tuple(gaps), "score")
             about = ("[..]: of the paired difference, from the same resamples of the same images",)
             sheets.append(Sheet(f"differences: method minus {self.against}", grid, about))
         return sheets
 
-    def shown(self, how: OutputFormat = "terminal", width: int = WIDTH) -> list[str | Table]:
-        """Return lines and tables to print.
+    def format(self, how: OutputFormat = "terminal", width: int = WIDTH) -> list[str | Table]:
+        """Return lines and tables to print: see ``transfer.layout.format_sheets``."""
+        return format_sheets(self.sheets, how, lambda: make_frame(self.records()), width)
 
-        Args:
-            how: terminal; csv (a line for each number with all that it depends on, not in percent); markdown; latex
-                (booktabs).
-            width: the width of a table in the terminal, where possible.
-        """
-        if how == "terminal":
-            return [line for sheet in self.sheets for line in sheet.terminal(width)]
-        text = self.csv() if how == "csv" else "\n".join(getattr(sheet, how)() for sheet in self.sheets)
-        return list(text.removesuffix("\n").split("\n"))
-
-    def csv(self) -> str:
-        """Return a CSV file: one line for each number."""
-        names = ["method", "metric", "value", "low", "high", "against", "difference", "difference_low"]
-        facts = {key: value for key, value in self.facts.items() if not isinstance(value, (dict, list))}
-        rows: list[list[object]] = []
-        for line in self.lines:
-            for metric in self.metrics:
-                if metric.key not in line.scores:
-                    continue
-                gap = line.differences.get(metric.key)
-                numbers = [*line.scores[metric.key], self.against if gap else "", *(gap or ("", "", ""))]
-                about = [line.about, line.identity.get("checkpoint", "")]
-                plain = ["" if isinstance(number, float) and math.isnan(number) else number for number in numbers]
-                rows.append([line.method, metric.key, *plain, *about, *facts.values()])
-        return csv_text([*names, "difference_high", "about", "checkpoint", *facts], rows)
-
-    def json(self) -> bytes:
-        """Return the content of the JSON file, sealed; null means an infinite value or a missing interval."""
-        content = {
-            "format": FORMAT,
-            **self.facts,
-            "metrics": {metric.key: metric.about for metric in self.metrics},
-            "against": self.against,
-            "methods": [
-                {
-                    "method": line.method,
-                    "about": line.about,
-                    "identity": line.identity,
-                    "scores": {key: _plain(value) for key, value in line.scores.items()},
-                    "differences": {key: _plain(value) for key, value in line.differences.items()},
-                    "spreads": line.spreads,
-                }
-                for line in self.lines
-            ],
-            "footer": self.footer,
-            "notes": self.notes,
-            "skipped": self.skipped,
+    def records(self, lines: Sequence[ScoreRow] | None = None) -> list[Record]:
+        """Return the scores of lines, by default of all, as rows of the long table; its other columns are the facts."""
+        facts = {
+            _COLUMNS.get(key, key): value for key, value in self.facts.items() if not isinstance(value, dict | list)
         }
-        return seal(content)
+        records = []
+        for line in self.lines if lines is None else lines:
+            for key, score in line.scores.items():
+                gap = line.differences.get(key)
+                record = {**facts, "network": line.method, "protocol": "score", "metric": key, **score._asdict()}
+                record |= {"sd_over_seeds": line.spreads.get(key), "weights": line.identity.get("checkpoint")}
+                record |= {"about": line.about, **(difference_record(self.against, gap) if gap else {})}
+                records.append(record)
+        return records
+
+    def to_plain(self) -> Record:
+        """Return plain values, of which ``parse_scores`` makes the scores again; None: infinite, or no interval."""
+        methods = [
+            line._asdict()
+            | {
+                part: {
+                    key: [v if math.isfinite(v) else None for v in score] for key, score in getattr(line, part).items()
+                }
+                for part in ("scores", "differences")
+            }
+            for line in self.lines
+        ]
+        names = ("facts", "against", "footer", "notes", "skipped")
+        abouts = {metric.key: metric.about for metric in self.metrics}
+        return {**{name: getattr(self, name) for name in names}, "metrics": abouts, "methods": methods}
+
+    def write(self) -> None:
+        """Write the file, as JSON. Raises UserError."""
+        write_atomically(self.file, seal({"format": FORMAT, **self.to_plain()}))
 
 
-def _cell(
-    metric: ScoreMetric,
-    scores: dict[str, Estimate],
-    best: bool = False,
-    signed: bool = False,
-    spreads: Mapping[str, float] | None = None,
-) -> TableCell:
+def read_scores(path: Path) -> Scores:
+    """Read the scores from a file.
+
+    Raises:
+        UserError: the file cannot be read, holds no scores, or is damaged.
+    """
+    return read_sealed(path, FORMAT, "scores", lambda content: parse_scores(content, path))
+
+
+def parse_scores(content: Record, file: Path) -> Scores:
+    """Return the scores in plain values; any exception means that the content is not sound."""
+    content = dict(content)
+    methods, abouts = content.pop("methods"), content.pop("metrics")
+
+    def estimates(plain: dict[str, Any]) -> dict[str, Estimate]:
+        return {
+            key: Estimate(math.inf if value is None else value, *(math.nan if end is None else end for end in ends))
+            for key, (value, *ends) in plain.items()
+        }
+
+    lines = [
+        ScoreRow(**method | {part: estimates(method[part]) for part in ("scores", "differences")}) for method in methods
+    ]
+    metrics = tuple(metric._replace(about=abouts[metric.key]) for metric in METRICS if metric.key in abouts)
+    footer, notes = (tuple(content.pop(name)) for name in ("footer", "notes"))
+    skipped = tuple((key, reason) for key, reason in content.pop("skipped"))
+    return Scores(
+        lines=tuple(lines), metrics=metrics, footer=footer, notes=notes, skipped=skipped, file=file, **content
+    )
+
+
+def _cell(metric: ScoreMetric, line: ScoreRow, best: bool = False, signed: bool = False) -> TableCell:
+    scores = line.differences if signed else line.scores
     if metric.key not in scores:
         return ""
-    spread = (spreads or {}).get(metric.key)
+    spread = None if signed else line.spreads.get(metric.key)
     number = Number(scores[metric.key], spread, best, signed, metric.scale, metric.digits)
-    low, high = number.score[1:]
-    return number if math.isfinite(low) and low < high else number.value
-
-
-def _plain(estimate: Estimate) -> dict[str, float | None]:
-    return {key: value if math.isfinite(value) else None for key, value in estimate._asdict().items()}
+    return number if math.isfinite(number.score.low) and number.score.low < number.score.high else number.value
 
 
 def titles(metrics: Sequence[ScoreMetric]) -> list[str]:
@@ -203,6 +206,8 @@ METRICS = (
     ScoreMetric("fid_disjoint", "FID disjoint", "to other images", -1, digits=2),
     ScoreMetric("top1", "top-1", "", 1, 100),
 )
+_COLUMNS = {"images": "test", "digest": "test_digest", "size": "view_size", "seed": "evaluation_seeds"}
+"""The columns of the long table for facts that have another name there."""
 _MEANS = ("auc", "psnr", "ssim", "lpips", "cf", "cf_abs")
 
 

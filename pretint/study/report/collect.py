@@ -9,10 +9,9 @@ from pretext.engine.journal import Record, read_journal, training_seconds
 from pretext.engine.run import Settings, run_settings
 from pretext.errors import UserError
 from pretint.study.cells import PRETRAIN, CellStore, StudyCell, StudyPlan
-from transfer.bootstrap import holm
+from transfer.bootstrap import deviation, holm
 from transfer.columns import Column, Difference, test_difference
 from transfer.columns import ColumnCell as Number
-from transfer.metrics import deviation
 from transfer.results import Result, read_result, require_comparable
 
 HEALTH = {

@@ -7,7 +7,6 @@ more cells are finished, and can still be shown when the images are gone.
 import contextlib
 import io
 import json
-import math
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,18 +28,16 @@ from pretext.errors import UserError
 from pretext.files import write_atomically
 from pretext.methods.colorization import join
 from pretext.settings import settings_from
-from pretext.store import unseal
 from pretint.colorization.networks import open_network
 from pretint.colorization.scores.job import ScoreSettings, score
-from pretint.colorization.scores.table import METRICS, ScoreMetric, ScoreRow, Scores
+from pretint.colorization.scores.table import ScoreMetric, ScoreRow, Scores, parse_scores
 from pretint.study.cells import CellStore, StudyCell, StudyPlan
-from transfer.bootstrap import Estimate
 
 MEASURE = "auc_balanced"
 """The metric in a study's main table."""
 KEPT = "colors.json"
 SHEET = "figures.png"
-_FORMAT = "pretint study colors 2"
+_FORMAT = "pretint study colors 3"
 _SHEETS = 1  # raised when a sheet changes its look
 _SCORES = "scores"  # a folder in the study's: results for each image of methods that are no run
 _COUNT = 8
@@ -124,7 +121,7 @@ def colors(plan: StudyPlan, shelf: CellStore, folder: Path) -> tuple[ColorScores
                 settings = settings_from(ScoreSettings, next(iter(finished.values()))[0].call["settings"], str(folder))
                 settings.out, settings.against = str(folder / _SCORES), against
                 scores = score([run for group in seeds.values() for run in group], settings, seeds)
-                stored[name] = {"of": of, "scores": unseal(scores.json())}
+                stored[name] = {"of": of, "scores": scores.to_plain()}
                 write_atomically(folder / KEPT, json.dumps({"format": _FORMAT, "evaluations": stored}).encode())
             except UserError as error:
                 remark = str(error)
@@ -134,7 +131,7 @@ def colors(plan: StudyPlan, shelf: CellStore, folder: Path) -> tuple[ColorScores
 
 
 def _parse_stored(name: str, stored: Any, remark: str) -> ColorScores | None:
-    """Return the colors in the stored file, see ``Scores.json``; None if there are none.
+    """Return the colors in the stored file; None if there are none.
 
     Args:
         name: name of the evaluation.
@@ -144,30 +141,7 @@ def _parse_stored(name: str, stored: Any, remark: str) -> ColorScores | None:
     if stored is None:
         return None
     seeds = {variant: tuple(seed for seed, _ in cells) for variant, cells in stored["of"][1].items()}
-    facts = dict(stored["scores"])
-    abouts, methods = facts.pop("metrics"), facts.pop("methods")
-    against, footer, notes, skipped = (facts.pop(key) for key in ("against", "footer", "notes", "skipped"))
-    lines = []
-    for method in methods:
-        estimates: dict[str, dict[str, Estimate]] = {"scores": {}, "differences": {}}
-        for part, by_metric in estimates.items():
-            for key, value in method[part].items():
-                mean = math.inf if value["value"] is None else value["value"]
-                low, high = (math.nan if value[end] is None else value[end] for end in ("low", "high"))
-                by_metric[key] = Estimate(mean, low, high)
-        lines.append(
-            ScoreRow(method["method"], method["about"], method["identity"], **estimates, spreads=method["spreads"])
-        )
-    scores = Scores(
-        tuple(lines),
-        tuple(metric._replace(about=abouts[metric.key]) for metric in METRICS if metric.key in abouts),
-        against,
-        facts,
-        tuple(footer),
-        tuple(notes),
-        tuple((key, reason) for key, reason in skipped),
-        Path(),
-    )
+    scores = parse_scores(stored["scores"], Path())
     again = f"these are of an earlier time, as they cannot be scored anew: {remark}" if remark else ""
     return ColorScores(name, scores, again, seeds)
 

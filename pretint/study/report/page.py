@@ -20,11 +20,10 @@ from pretint.study.report.table import (
     full_sheet,
     health_sheet,
     minutes,
-    p_text,
     sheets,
     took,
 )
-from transfer.bootstrap import METRIC_TITLES
+from transfer.bootstrap import METRIC_TITLES, p_text
 from transfer.layout import WIDTH, Number, TableGrid
 from transfer.report.charts import ChartLine, cost_chart, looks_of, shorten
 from transfer.report.render import image, render_page, to_text

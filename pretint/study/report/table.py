@@ -5,19 +5,13 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import NamedTuple
 
-from pretext.escape import csv_text
 from pretint.study.report.collect import HEALTH, EvaluationTable, StudyResults, TableRow
 from pretint.study.report.colors import ColorScores
-from transfer.bootstrap import METRIC_TITLES
+from transfer.bootstrap import METRIC_TITLES, p_text
 from transfer.columns import Column, row_names
-from transfer.layout import Number, Sheet, TableCell, TableGrid
+from transfer.layout import Number, Sheet, TableCell, TableGrid, frame_csv
+from transfer.long_table import Record, difference_record, join, make_frame, make_record
 from transfer.report.published import Published, PublishedTable, published
-
-_CSV = (
-    *("variant", "evaluation", "protocol", "metric", "row", "shown", "value", "low", "high", "over_seeds", "seeds"),
-    *("n_test", "against", "difference", "difference_low", "difference_high", "p", "p_holm", "tests"),
-    *("difference_over_seeds_low", "difference_over_seeds_high", "minutes", "evaluation_minutes"),
-)
 
 ROWS = 8
 """The largest number of rows for which a table shows all. A larger table shows rows comparable with selected rows."""
@@ -73,11 +67,6 @@ def color_number(results: StudyResults, colors: ColorScores, variant: str) -> Nu
     values = {v: other.scores[metric.key].value for v in results.variants if (other := colors.line(v))}
     best = len(values) > 1 and variant == max(values, key=values.__getitem__)
     return Number(line.scores[metric.key], line.spreads.get(metric.key), best, False, metric.scale, metric.digits)
-
-
-def p_text(p: float) -> str:
-    """Return p as text: 0.0123, or <0.0001."""
-    return "<0.0001" if p < 1e-4 else f"{p:.4f}"
 
 
 def minutes(seconds: float) -> str:
@@ -285,50 +274,28 @@ def _with_published(
 
 
 def csv_of(results: StudyResults, colors: Sequence[ColorScores] = ()) -> str:
-    """Return a line for each number: all rows of all variants; shown rows with their differences. Not in percent."""
-    records: list[dict[str, object]] = []
-    pretraining = {variant: cost.seconds / 60 for variant, cost in results.costs.items()}
+    """Return the long table: all rows of all variants; shown rows with their differences."""
+    records: list[Record] = []
     for board in results.boards:
         for line in board.lines:
-            if not line.column:
-                continue
-            first = line.column.first
-            for name, cell in line.column.cells.items():
-                record: dict[str, object] = {
-                    "variant": line.variant, "evaluation": board.evaluation, "protocol": first.protocol,
-                    "metric": first.metric, "row": name, "shown": name == line.row, **cell.score._asdict(),
-                    "over_seeds": "" if cell.over_seeds is None else cell.over_seeds,
-                    "seeds": " ".join(str(result.network.seed) for result in line.column.results),
-                    "n_test": first.n_test, "minutes": pretraining.get(line.variant, ""),
-                    "evaluation_minutes": _seconds(line.column) / 60,
-                }  # fmt: skip
-                if name == line.row and line.gap:
-                    gap = line.gap
-                    record |= {"against": results.plan.against[line.variant], "difference": gap.difference.value}
-                    record |= {"difference_low": gap.difference.low, "difference_high": gap.difference.high}
+            for name, cell in line.column.cells.items() if line.column else ():
+                assert line.column
+                record = make_record(line.column, name, cell, evaluation=board.evaluation, shown=name == line.row)
+                if name == line.row and (gap := line.gap):
+                    record |= difference_record(results.plan.against[line.variant], gap.difference)
                     record |= {"p": gap.p, "p_holm": line.adjusted, "tests": results.tests}
                     if gap.over_seeds:
-                        record["difference_over_seeds_low"] = gap.over_seeds.low
-                        record["difference_over_seeds_high"] = gap.over_seeds.high
+                        _, low, high = gap.over_seeds
+                        record |= {"difference_over_seeds_low": low, "difference_over_seeds_high": high}
                 records.append(record)
     for one in colors:
         for variant in results.variants:
-            scored = one.line(variant)
-            for key, score in scored.scores.items() if scored and one.scores else ():
-                assert scored and one.scores
-                record = {
-                    "variant": variant, "evaluation": one.evaluation, "protocol": "score", "metric": key, "row": key,
-                    "shown": key == (one.metric.key if one.metric else ""), **_finite(score._asdict()),
-                    "over_seeds": scored.spreads.get(key, ""),
-                    "seeds": " ".join(map(str, one.seeds[variant])), "n_test": one.scores.facts["n"],
-                    "minutes": pretraining.get(variant, ""),
-                }  # fmt: skip
-                if difference := scored.differences.get(key):
-                    named = ("difference", "difference_low", "difference_high")
-                    record |= {"against": one.against, **_finite(dict(zip(named, difference, strict=True)))}
-                records.append(record)
-    return csv_text(_CSV, ([record.get(name) for name in _CSV] for record in records))
-
-
-def _finite(values: dict[str, float]) -> dict[str, object]:
-    return {key: value if math.isfinite(value) else "" for key, value in values.items()}
+            scored, shown = one.line(variant), one.metric.key if one.metric else ""
+            for record in one.scores.records([scored]) if one.scores and scored else ():
+                seeds = one.seeds[variant]
+                record |= {"evaluation": one.evaluation, "shown": record["metric"] == shown}
+                records.append(record | {"seeds": join(seeds), "n_seeds": len(seeds)})
+    for record in records:
+        if cost := results.costs.get(record["network"]):
+            record["pretraining_seconds"] = cost.seconds
+    return frame_csv(make_frame(records))

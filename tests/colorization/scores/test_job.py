@@ -120,7 +120,7 @@ def test_seeds_stand_in_one_line(run: Path, make_run: Make, images: Path, tmp_pa
     assert not three.differences and found.against == "three"
     gap = twice.differences["auc"]
     assert gap.value == pytest.approx(twice.scores["auc"].value - three.scores["auc"].value)
-    assert any("+-" in str(line) for line in found.shown("markdown"))
+    assert any("+-" in str(line) for line in found.format("markdown"))
 
 
 def test_hints_help_to_know_the_truth(

@@ -119,9 +119,9 @@ def test_another_network_takes_the_baselines_as_they_are(
 def test_what_is_kept_is_json(run: Path, images: Path, tmp_path: Path) -> None:
     found = score_small([run], images, out=str(tmp_path))
     stored = json.loads(found.file.read_text(), parse_constant=lambda name: pytest.fail(name))
-    assert stored["format"] == "pretint scores 2" and stored["n"] == 5 and found.file.parent == tmp_path
+    assert stored["format"] == "pretint scores 3" and stored["facts"]["n"] == 5 and found.file.parent == tmp_path
     truth = next(one for one in stored["methods"] if one["method"] == "truth")
-    assert truth["scores"]["psnr"] == {"value": None, "low": None, "high": None}
-    assert truth["scores"]["auc"]["value"] == 1
+    assert truth["scores"]["psnr"] == [None, None, None]
+    assert truth["scores"]["auc"][0] == 1
     own = stored["methods"][0]
     assert own["identity"]["checkpoint"] and "auc" not in own["differences"]

@@ -48,7 +48,7 @@ def printed(lines: list[object], width: int = 120) -> str:
 
 
 def test_in_the_terminal() -> None:
-    text = printed(list(scores().shown()))
+    text = printed(list(scores().format()))
     rows = [[part.strip() for part in line.split("  ") if part.strip()] for line in text.splitlines()]
     assert ["method", "AuC", "PSNR", "SSIM", "FID same"] in rows, "without those that nobody has"
     assert ["mine_1", "90.0 [89.0, 91.0]", "24.43 [24.00, 24.90]", "0.923 [0.920, 0.930]", "12.35"] in rows
@@ -58,12 +58,12 @@ def test_in_the_terminal() -> None:
 
 
 def test_a_narrow_terminal_turns_it() -> None:
-    text = printed(list(scores().shown(width=60)), 60)
+    text = printed(list(scores().format(width=60)), 60)
     assert text.splitlines()[2].split() == ["score", "mine_1", "gray", "truth"]
 
 
 def test_markdown_and_latex() -> None:
-    markdown, latex = ("\n".join(map(str, scores().shown(how))) for how in ("markdown", "latex"))
+    markdown, latex = ("\n".join(map(str, scores().format(how))) for how in ("markdown", "latex"))
     assert isinstance(markdown, str) and isinstance(latex, str)
     assert "| method | AuC | PSNR | SSIM | FID same |" in markdown
     assert r"| mine\_1 | **90.0** \[89.0, 91.0\]".replace(r"\[", "[").replace(r"\]", "]") in markdown, (
@@ -73,16 +73,16 @@ def test_markdown_and_latex() -> None:
 
 
 def test_csv_has_all_that_a_number_depends_on() -> None:
-    text = "\n".join(map(str, scores().shown("csv")))
+    text = "\n".join(map(str, scores().format("csv")))
     assert isinstance(text, str)
     rows = list(csv.DictReader(io.StringIO(text)))
     assert len(rows) == 12
-    gray = next(row for row in rows if row["method"] == "gray" and row["metric"] == "auc")
+    gray = next(row for row in rows if row["network"] == "gray" and row["metric"] == "auc")
     assert (gray["value"], gray["low"], gray["high"]) == ("0.88", "0.87", "0.89")
     assert (gray["against"], gray["difference"], gray["difference_high"]) == ("mine_1", "-0.02", "-0.01")
-    assert (gray["n"], gray["size"], gray["images"]) == ("10", "64", "folder")
+    assert (gray["n"], gray["view_size"], gray["test"]) == ("10", "64", "folder")
     fid = next(row for row in rows if row["metric"] == "fid_same")
-    assert (fid["low"], fid["difference"], fid["checkpoint"]) == ("", "", "abc")
+    assert (fid["low"], fid["difference"], fid["weights"]) == ("", "", "abc")
 
 
 def record(index: int, seed: int) -> dict[str, object]:
@@ -119,7 +119,7 @@ def test_the_command(make_run: Make, make_images: Make, tmp_path: Path, capsys: 
     assert f"scores: {file}" in said.out
     assert pretint.cli.main([*words, "--format", "csv"]) == 0
     said = capsys.readouterr()
-    assert said.out.startswith("method,metric,value") and len(said.out.splitlines()) == 1 + 4 * 6
+    assert said.out.startswith("network,group,kind") and len(said.out.splitlines()) == 1 + 4 * 6
     assert "bad.png: empty file" in said.err and "scores: " in said.err
     assert pretint.cli.main(["score", str(run), "--size", "24"]) == 2
     assert capsys.readouterr().err.startswith("pretint: no images are named")

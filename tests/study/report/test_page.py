@@ -67,9 +67,9 @@ def test_the_numbers_are_those_of_the_results_in_all_formats(tmp_path: Path) -> 
         assert f"| {name} | {bold} {interval} +-{spread} |" in text
         assert f"{value} ±{spread} {interval} conv3" in page.text
         assert f"{{\\scriptsize {interval}$\\pm${spread}}}" in latex.replace(" $\\pm$", "$\\pm$")
-        (line,) = [one for one in lines if one["variant"] == name and one["shown"] == "True"]
-        assert (line["row"], line["seeds"], float(line["value"])) == ("conv3", "0 1", cell.score.value)
-        assert sum(one["variant"] == name for one in lines) == 3
+        (line,) = [one for one in lines if one["network"] == name and one["shown"] == "True"]
+        assert (line["stage"], line["seeds"], float(line["value"])) == ("conv3", "0;1", cell.score.value)
+        assert sum(one["network"] == name for one in lines) == 3
     for name, gap, adjusted in zip(("L2", "rebalanced"), gaps, holm([gap.p for gap in gaps]), strict=True):
         assert gap.over_seeds
         p = "<0.0001" if adjusted < 1e-4 else f"{adjusted:.4f}"
@@ -80,7 +80,7 @@ def test_the_numbers_are_those_of_the_results_in_all_formats(tmp_path: Path) -> 
         minus = [one.replace("-", "\N{MINUS SIGN}") for one in signed]
         said = f"p < {p[1:]}" if p.startswith("<") else f"p = {p}"
         assert f"{minus[0]} [{minus[1]}, {minus[2]}] {said} seeds: [{minus[3]}, {minus[4]}]" in page.text
-        (line,) = [one for one in lines if one["variant"] == name and one["shown"] == "True"]
+        (line,) = [one for one in lines if one["network"] == name and one["shown"] == "True"]
         assert [float(line[key]) for key in ("difference", "difference_low", "difference_high")] == [*gap.difference]
         assert (float(line["p_holm"]), line["tests"], line["against"]) == (adjusted, "2", "random")
         assert float(line["difference_over_seeds_high"]) == gap.over_seeds.high
@@ -112,10 +112,10 @@ def test_evaluations_take_their_mean_over_seeds(tmp_path: Path) -> None:
         change_results(tmp_path, f"{number}-{seed}-0.*", cost=Cost(seconds, 1.0, 1.0, 0, 0, "a GPU"))
     write_study_report(folder)
     lines = list(csv.DictReader((folder / "report.csv").open()))
-    took = {(one["variant"], one["evaluation"]): float(one["evaluation_minutes"]) for one in lines}
+    took = {(one["network"], one["evaluation"]): float(one["seconds"]) for one in lines}
     assert len(took) == 6
-    assert (took["L2", "probe"], took["rebalanced", "probe"]) == (130.5 / 60, 2.9 / 60)
-    assert took["random", "neighbors"] == 12.5 / 60
+    assert (took["L2", "probe"], took["rebalanced", "probe"]) == (130.5, 2.9)
+    assert took["random", "neighbors"] == 12.5
     for row in ("| random | 0.2 | 0.2 |", "| L2 | 2.2 | 0.2 |", "| rebalanced | \\<0.1 | 0.2 |"):
         assert row in (folder / "report.md").read_text()
     assert "rebalanced & \\textless{}0.1 & 0.2" in (folder / "report.tex").read_text()
@@ -165,11 +165,11 @@ def test_a_damaged_result_is_missing_with_its_reason(tmp_path: Path) -> None:
     page, text = Page(folder / "report.html"), (folder / "report.md").read_text()
     assert "Cells finished 12 of 14" in page.text
     assert f"L2 0 probe {torn}: not a result, or damaged" in page.text and "without seed 0" in page.text
-    assert f"rebalanced 1 color {scores}: no scores, or damaged ones" in page.text
+    assert f"rebalanced 1 color {scores}: not scores, or damaged" in page.text
     assert "| L2 | " in text and "missing: L2 0 probe: " in text
     lines = list(csv.DictReader((folder / "report.csv").open()))
-    seeds = {(one["variant"], one["evaluation"]): one["seeds"] for one in lines}
-    assert (seeds["L2", "probe"], seeds["L2", "color"], seeds["rebalanced", "color"]) == ("1", "0 1", "0")
+    seeds = {(one["network"], one["evaluation"]): one["seeds"] for one in lines}
+    assert (seeds["L2", "probe"], seeds["L2", "color"], seeds["rebalanced", "color"]) == ("1", "0;1", "0")
 
 
 SILENT = "minutes of L2 0: no journal there, or none that tells the speed"
@@ -247,9 +247,7 @@ def test_a_folder_of_studies_names_them(tmp_path: Path, capsys: pytest.CaptureFi
 def test_results_of_different_images_are_no_table(tmp_path: Path) -> None:
     folder = finished_study(tmp_path)
     file = next((tmp_path / "results").glob("2-0-0.*/*.json"))
-    told = json.loads(file.read_text())
-    told["test_digest"] = "f" * 64
-    file.write_text(json.dumps(told))
+    write_result(file, replace(read_result(file), test_digest="f" * 64))
     write_study_report(folder)
     assert "These results cannot be shown in one table: " in Page(folder / "report.html").text
     assert "probe cannot be shown in one table: " in (folder / "report.md").read_text()
@@ -261,7 +259,7 @@ def test_colors_are_compared_with_the_variant_that_the_study_names(tmp_path: Pat
     plan["evaluations"]["color"]["against"] = "rebalanced"
     (folder / "plan.json").write_bytes(seal(plan))
     write_study_report(folder)
-    lines = [one for one in csv.DictReader((folder / "report.csv").open()) if one["row"] == "auc_balanced"]
+    lines = [one for one in csv.DictReader((folder / "report.csv").open()) if one["metric"] == "auc_balanced"]
     assert [one["against"] for one in lines] == ["rebalanced", ""]
     assert "differences: method minus rebalanced" in (folder / "report.md").read_text()
 
@@ -277,12 +275,13 @@ def test_colors_join_seeds_are_kept_and_outlive_the_networks(tmp_path: Path) -> 
     (line,) = [one for one in text.splitlines() if one.startswith("| random |") and "missing" not in one][:1]
     assert line.count("[") == 1, "the baseline of random colors is not the variant of that name"
     score = methods["L2"]["scores"]["auc_balanced"]
-    number = f"{100 * score['value']:.1f} [{100 * score['low']:.1f}, {100 * score['high']:.1f}]"
+    value, low, high = (100 * one for one in score)
+    number = f"{value:.1f} [{low:.1f}, {high:.1f}]"
     assert f"{number} +-{100 * methods['L2']['spreads']['auc_balanced']:.1f}" in text.replace("**", "")
-    lines = [one for one in csv.DictReader((folder / "report.csv").open()) if one["row"] == "auc_balanced"]
-    assert [(one["variant"], one["seeds"]) for one in lines] == [("L2", "0 1"), ("rebalanced", "0 1")]
+    lines = [one for one in csv.DictReader((folder / "report.csv").open()) if one["metric"] == "auc_balanced"]
+    assert [(one["network"], one["seeds"]) for one in lines] == [("L2", "0;1"), ("rebalanced", "0;1")]
     assert [float(one["value"]) for one in lines] == [
-        methods[v]["scores"]["auc_balanced"]["value"] for v in ("L2", "rebalanced")
+        methods[v]["scores"]["auc_balanced"][0] for v in ("L2", "rebalanced")
     ]
     assert [one["against"] for one in lines] == ["", "L2"]
     page = Page(folder / "report.html")

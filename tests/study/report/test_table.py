@@ -93,7 +93,7 @@ def test_of_many_rows_those_are_shown_that_are_like_the_one_of_the_table(tmp_pat
         f"conv{count}, k=20"
     ]
     write_study_report(folder)
-    assert sum(one["variant"] == "L2" for one in csv.DictReader((folder / "report.csv").open())) == 4 * count
+    assert sum(one["network"] == "L2" for one in csv.DictReader((folder / "report.csv").open())) == 4 * count
 
 
 def test_a_variant_without_a_row_has_none(tmp_path: Path) -> None:

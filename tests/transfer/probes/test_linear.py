@@ -1,6 +1,5 @@
 """Linear probes end to end: against torch's layers and scikit-learn, the reference, crops, the choice of a penalty."""
 
-import base64
 import json
 import shutil
 from collections.abc import Iterator
@@ -33,6 +32,7 @@ from transfer.probes.heads import Linear
 from transfer.probes.linear import ProbeSettings, choose_logistic, fit_linear, probe
 from transfer.probes.sweep import Fed, ProbeSweep, grid, positions, rate_factor, score, steps_of
 from transfer.protocols import PROTOCOLS, LinearProtocol, LogisticProtocol
+from transfer.result_format import unpack_array
 from transfer.targets import open_targets
 
 BUNDLED = ("bundled:train", "bundled:test")
@@ -68,9 +68,9 @@ def test_a_result_is_complete_and_can_be_recomputed(run: Path, monkeypatch: pyte
         assert [row["stage"] for row in found["rows"]] == ["conv1", "conv2", "conv3", "conv4", "conv5"]
         assert (found["n_train"], found["n_test"], found["n_fit"] + found["n_holdout"]) == (504, 432, 504)
         assert found["view_size"] == result.view_size and found["settings"]["rates"] == list(QUICK.rates)
-        for row, (packed,) in zip(found["rows"], found["answers"], strict=True):
-            correct = np.unpackbits(np.frombuffer(base64.b64decode(packed), np.uint8), count=432)
-            assert row["score"]["value"] == pytest.approx(correct.mean())
+        for row, (outcome,) in zip(found["rows"], found["outcomes"], strict=True):
+            correct = unpack_array(found["objects"][found["objects"][outcome]["correct"]])
+            assert len(correct) == 432 and row["score"]["value"] == pytest.approx(correct.mean())
             assert row["score"]["low"] <= row["score"]["value"] <= row["score"]["high"]
             assert row["pooling"] in QUICK.poolings and row["chosen"]["lr"] > 0
         best = max(found["rows"], key=lambda row: row["holdout"])
