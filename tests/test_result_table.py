@@ -1,6 +1,5 @@
 """All results as one table: a row for each number, whatever kind of job it is of."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ from fake_results import ranking, result, row, written
 
 import pretint
 from pretext.errors import UserError
+from pretext.store import to_line
 from pretint.colorization.scores.table import METRICS, ScoreRow, Scores, read_scores
 from transfer.bootstrap import Estimate, estimate_mean
 from transfer.long_table import COLUMNS, long_table
@@ -44,7 +44,7 @@ def runs(tmp_path: Path) -> Path:
         {"kind": "step", "step": 5, "loss": 1.0},
         {"kind": "online", "step": 5, "chance": 0.1, "accuracy_conv1": 0.25, "accuracy_conv2": None},
     ]
-    (run / "journal.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (run / "journal.jsonl").write_bytes(b"".join(map(to_line, records)))
     (run / "other.json").write_text("{}")
     return tmp_path / "runs"
 
