@@ -347,6 +347,8 @@ def check_out(commit: str, folder: Path) -> None:
 class Edition:
     """An edition that runs commands. Its process has imported torch and the like, and forks for each command.
 
+    ``cpu_seconds`` is what the last command took, on all cores and with the processes that it started.
+
     Args:
         code: the folder of its code.
         place: the folder in which its commands run.
@@ -354,7 +356,7 @@ class Edition:
     """
 
     def __init__(self, code: Path, place: Path, threads: int) -> None:
-        self.code, self.place = code, place
+        self.code, self.place, self.cpu_seconds = code, place, 0.0
         place.mkdir(parents=True, exist_ok=True)
         environment = {
             **os.environ, "PYTHONPATH": str(code), "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads),
@@ -366,12 +368,17 @@ class Edition:
         )
 
     def run(self, argv: list[str]) -> tuple[int, str, str]:
-        """Run a command; return its exit code, its output and its error output."""
+        """Run a command; return its exit code, its output and its error output.
+
+        Args:
+            argv: the words after ``pretint``; or -c and a program in Python, which is run instead.
+        """
         assert self._process.stdin and self._process.stdout
         self._process.stdin.write(json.dumps(argv) + "\n")
         self._process.stdin.flush()
-        code = int(self._process.stdout.readline())
-        return code, (self.place / "stdout").read_text(), (self.place / "stderr").read_text()
+        code, cpu = self._process.stdout.readline().split()
+        self.cpu_seconds = float(cpu)
+        return int(code), (self.place / "stdout").read_text(), (self.place / "stderr").read_text()
 
     def close(self) -> None:
         """End its process."""
@@ -391,7 +398,10 @@ for line in sys.stdin:
         sys.argv = ["pretint", *json.loads(line)]
         code = 0
         try:
-            runpy.run_module("pretint", run_name="__main__", alter_sys=True)
+            if sys.argv[1] == "-c":
+                exec(sys.argv[2], {})
+            else:
+                runpy.run_module("pretint", run_name="__main__", alter_sys=True)
         except SystemExit as end:
             code = end.code or 0
         except BaseException:
@@ -400,7 +410,8 @@ for line in sys.stdin:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    _, status, usage = os.wait4(pid, 0)
+    print(os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime)
 """
 
 
