@@ -125,6 +125,6 @@ def _work(call: Callable[[], Any], log: Path, blow: Interrupt | None, largest: i
 def read_numbers(file: str | Path) -> dict[str, Any]:
     """Return all of a result's file that must not depend on how often its evaluation was interrupted."""
     record = json.loads(Path(file).read_text())
-    return {name: value for name, value in record.items() if name not in ("cost", "network", "test", "train")} | {
-        "weights": record["network"]["weights"]
-    }
+    return {
+        name: value for name, value in record.items() if name not in ("cost", "network", "test", "train", "seal")
+    } | {"weights": record["network"]["weights"]}

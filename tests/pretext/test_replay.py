@@ -14,6 +14,7 @@ from pretext.engine.run import newest_checkpoint, write_evidence
 from pretext.recipe import PretrainSettings, open_images
 from pretext.replay import ReplaySettings, replay
 from pretext.settings import settings_file, to_plain
+from pretext.store import seal, unseal
 
 WORDS = [
     "--data.source", "bundled",
@@ -71,9 +72,8 @@ def test_a_replayed_step_is_the_step(world: int, objective: str, launcher: Launc
     folder = write_evidence(
         run, 5, record["loss"], record["gradient_norm"], settings.training, samples, to_plain(settings)
     )
-    evidence = json.loads((folder / "evidence.json").read_text())
-    evidence["micro_batch"] = 8 // world
-    (folder / "evidence.json").write_text(json.dumps(evidence))
+    evidence = unseal((folder / "evidence.json").read_bytes()) | {"micro_batch": 8 // world}
+    (folder / "evidence.json").write_bytes(seal(evidence))
     (folder / "checkpoint.pt").unlink()
     (folder / "checkpoint.pt").write_bytes((run / "checkpoints" / "00000003.pt").read_bytes())
     found = replay(folder, ReplaySettings())

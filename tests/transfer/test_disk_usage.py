@@ -108,10 +108,13 @@ def test_half_trained_classifiers(
     said = probe_disk([str(run)], settings)
     monkeypatch.setattr(transfer.evaluation, "SAVED_EVERY", 0.0)
 
-    def saved(path: Path, state: dict[str, Any]) -> None:
-        sizes.append(len(checkpoint_bytes(state)))
+    real = transfer.evaluation.write_checkpoint
 
-    monkeypatch.setattr(transfer.evaluation, "save_checkpoint", saved)
+    def saved(file: Any, state: dict[str, Any]) -> None:
+        sizes.append(len(checkpoint_bytes(state)))
+        real(file, state)
+
+    monkeypatch.setattr(transfer.evaluation, "write_checkpoint", saved)
     probe([str(run)], settings)
     assert max(sizes) * 0.9 < said.passing / 2 < max(sizes) * 1.5
 

@@ -104,8 +104,8 @@ def test_a_compressed_index_beside_shards_is_not_used(tmp_path: Path, monkeypatc
     shard = tmp_path / "packed" / "shard-000000.tar"
     expected = load_index(shard)
     assert expected is not None
-    with np.load(index_path(shard)) as arrays:
-        np.savez_compressed(index_path(shard), **arrays)
+    with index_path(shard).open("wb") as file:
+        np.savez_compressed(file, offsets=np.zeros(100_000, np.int64))
     assert load_index(shard) is None
     assert len(Shards(shard)) == len(expected)
 
