@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pretext import roles
 from pretext.data.batches import EvalDataset
 from pretext.data.duplicates import find_shared
-from pretext.engine.checkpoint import load_checkpoint, write_checkpoint
+from pretext.engine.checkpoint import load_checkpoint, write_state
 from pretext.engine.device import ComputeConfig, choose_compute, device_name, versions
 from pretext.engine.memory import explain_memory_shortage, peak_memory, reset_peak_memory
 from pretext.engine.progress import say
@@ -122,7 +122,7 @@ class Partial:
         if ending or began - self._saved > self._period:
             self._saves += 1
             with self.artifact.writer(f"{self._saves:06}") as writer:
-                write_checkpoint(writer, {**state(), "seconds": self.seconds})
+                write_state(writer, {**state(), "seconds": self.seconds})
                 part = writer.commit(f"{self._saves:06}", "pt")
             self.artifact.keep([part])
             self._saved = time.monotonic()

@@ -45,10 +45,10 @@ class DamagedFileError(UserError):
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write ``state`` (nested tensors and plain values) atomically, without a copy of the tensors in memory."""
     with open_atomically(path, f"{_count_bytes(state) / 1e6:.1f} MB") as file:
-        write_checkpoint(file, state)
+        write_state(file, state)
 
 
-def write_checkpoint(file: Any, state: dict[str, Any]) -> None:
+def write_state(file: Any, state: dict[str, Any]) -> None:
     """Write ``state`` to an open file, or to another object with its ``write`` and ``flush``. Raises OSError."""
     try:
         torch.save({"format": FORMAT, **state}, file)

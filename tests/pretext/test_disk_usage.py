@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_recipe import settings
 from torch import nn
 
 from pretext.disk_usage import checkpoint_size, file_size, pretrain_disk
@@ -15,18 +16,7 @@ from pretext.engine.trainer import Trainer
 from pretext.errors import UserError
 from pretext.pretrain import pretrain
 from pretext.recipe import PretrainSettings
-from pretext.settings import settings_file, settings_from
-
-
-def settings(**changed: Any) -> PretrainSettings:
-    values: dict[str, Any] = {
-        "crop": {"size": 32},
-        "objective": {"stride": 4, "prior_images": 20},
-        "training": {"steps": 45, "batch_size": 8, "warmup": 1, "ema": 0.9},
-        "machine": {"workers": 0, "device": "cpu", "evaluate_every": 20, "checkpoint_every": 10},
-        "data": {"source": "bundled", "holdout": 40},
-    }
-    return settings_from(PretrainSettings, {**values, **changed}, "test")
+from pretext.settings import settings_file
 
 
 def taken(folder: Path, pattern: str = "**/*") -> int:

@@ -10,31 +10,19 @@ import pytest
 import torch
 from PIL import Image
 from rich.console import Console
+from small_recipe import settings
 
 from pretext.engine.checkpoint import load_checkpoint
 from pretext.engine.run import newest_checkpoint
 from pretext.errors import UserError
 from pretext.plan import Plan, Throughput, count_bytes, format_duration, plan, plan_lines, size
 from pretext.pretrain import pretrain
-from pretext.recipe import PretrainSettings
-from pretext.settings import settings_from
 
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seconds of measuring are for users; here a tenth will do."""
     monkeypatch.setattr("pretext.plan._SECONDS", 0.1)
-
-
-def settings(**changed: Any) -> PretrainSettings:
-    values: dict[str, Any] = {
-        "crop": {"size": 32},
-        "objective": {"stride": 4, "prior_images": 20},
-        "training": {"steps": 45, "batch_size": 8, "warmup": 1, "ema": 0.9},
-        "machine": {"workers": 0, "device": "cpu", "evaluate_every": 20, "checkpoint_every": 10},
-        "data": {"source": "bundled", "holdout": 40},
-    }
-    return settings_from(PretrainSettings, {**values, **changed}, "test")
 
 
 @pytest.fixture(scope="module")

@@ -108,13 +108,13 @@ def test_half_trained_classifiers(
     said = probe_disk([str(run)], settings)
     monkeypatch.setattr(transfer.evaluation, "SAVED_EVERY", 0.0)
 
-    real = transfer.evaluation.write_checkpoint
+    real = transfer.evaluation.write_state
 
     def saved(file: Any, state: dict[str, Any]) -> None:
         sizes.append(len(checkpoint_bytes(state)))
         real(file, state)
 
-    monkeypatch.setattr(transfer.evaluation, "write_checkpoint", saved)
+    monkeypatch.setattr(transfer.evaluation, "write_state", saved)
     probe([str(run)], settings)
     assert max(sizes) * 0.9 < said.passing / 2 < max(sizes) * 1.5
 
