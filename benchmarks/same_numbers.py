@@ -17,6 +17,7 @@ import csv
 import hashlib
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -180,7 +181,7 @@ def read_losses(file: Path) -> Numbers:
     for line in file.read_text().splitlines():
         record = json.loads(line)
         for name, value in record.items():
-            if name not in ("kind", "step") and not any(word in name for word in timed):
+            if name not in ("kind", "step", "seal") and not any(word in name for word in timed):
                 numbers[f"{record['kind']} {record['step']} {name}"] = repr(value)
     return numbers
 
@@ -219,19 +220,18 @@ def read_result(file: Path) -> Numbers:
 
 
 def read_csv(file: Path) -> Numbers:
-    """Every cell but what took how long."""
+    """Every cell but what took how long, and the digests of checkpoints."""
     rows = list(csv.DictReader(file.read_text().splitlines()))
     return {
-        f"row {place} {name}": value
+        f"row {place} {name}": re.sub(r", (checkpoint|weights) [0-9a-f]{8}", "", value)
         for place, row in enumerate(rows)
         for name, value in row.items()
-        if name and not any(word in name for word in ("minutes", "seconds", "per_second"))
+        if name and not any(word in name for word in ("minutes", "seconds", "per_second", "checkpoint"))
     }
 
 
 SCORE_COLUMNS = {
     "network": "method", "test": "images", "test_digest": "digest", "view_size": "size", "evaluation_seeds": "seed",
-    "weights": "checkpoint",
 }  # fmt: skip
 """The long table's columns that were named otherwise in the CSV of scores."""
 STUDY_COLUMNS = {"network": "variant", "sd_over_seeds": "over_seeds", "n": "n_test"}
@@ -250,7 +250,7 @@ def read_long_table(file: Path) -> Numbers:
         kept += ["about", "records", "most", "gray_threshold", "n", "n_gray", "n_unread", "prior"]
     numbers = {}
     for place, row in enumerate(csv.DictReader(file.read_text().splitlines())):
-        old = {names.get(name, name): row[name] for name in kept}
+        old = {names.get(name, name): re.sub(r", weights [0-9a-f]{8}", "", row[name]) for name in kept}
         if study:
             stage = ", ".join(filter(None, (row["stage"], row["variant"])))
             old |= {"row": stage or row["metric"], "seeds": row["seeds"].replace(";", " ")}

@@ -145,9 +145,9 @@ def _index_tar(inputs: Path, folder: Path) -> Any:
 
 KINDS = {
     "run": Kind(_pretrain, unread=r".*/(samples|tensorboard)/.*"),
-    "probe": Kind(lambda *where: _evaluate(*where, probe, ProbeSettings), r".*\.f16", 3),
-    "knn": Kind(lambda *where: _evaluate(*where, knn, KnnSettings), r".*\.f16", 3),
-    "svm": Kind(lambda *where: _evaluate(*where, svm, SvmSettings), r".*\.f16", 3),
+    "probe": Kind(lambda *where: _evaluate(*where, probe, ProbeSettings), r".*\.f16", 5),
+    "knn": Kind(lambda *where: _evaluate(*where, knn, KnnSettings), r".*\.f16", 5),
+    "svm": Kind(lambda *where: _evaluate(*where, svm, SvmSettings), r".*\.f16", 5),
     "score": Kind(_score),
     "colorize": Kind(_colorize, kept=r".*/[^.][^/]*\.png", unread=r".*sheet.*"),
     "pack": Kind(_pack, kept=r".*/shard-[0-9]+\.tar"),

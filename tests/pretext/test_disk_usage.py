@@ -1,6 +1,5 @@
 """What is said of the disk beforehand against what real runs then wrote."""
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -95,12 +94,11 @@ def test_shared_memory_counts_once_and_meta_tensors_as_much_as_others() -> None:
 
 
 @pytest.mark.slow
-def test_the_paper_s_network_is_answered_at_once() -> None:
-    asked = settings_file(PretrainSettings, Path(__file__).parents[3] / "configs/pretext/paper_vgg.yaml")
+def test_the_paper_s_network_is_answered_without_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = settings_file(PretrainSettings, Path(__file__).parents[2] / "configs/pretext/paper_vgg.yaml")
     asked.data.source = "bundled"
-    began = time.process_time()
+    monkeypatch.setattr(Trainer, "step", _refused)
     said = pretrain_disk(asked)
-    assert time.process_time() - began < 30  # of all cores together, and of a machine that others use
     # 32.2 million weights, and two moments of each.
     assert said.passing == pytest.approx(3 * 4 * 32.2e6, rel=0.01)
     assert said.lasting > 2 * said.passing

@@ -1,6 +1,6 @@
 """The methods that are scored: networks, colors that spread from hints, and the baselines."""
 
-import hashlib
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pretext.engine.checkpoint import safetensors_digest
 from pretext.engine.run import find_checkpoint
 from pretext.errors import UserError
 from pretext.gamut import TEMPERATURE
 from pretext.methods.colorization import Classification
 from pretext.methods.hints import HintSettings, sample_hints
+from pretext.settings import to_plain
 from pretext.weights.state_dict import split_part, weights_title
 from pretint.colorization.networks import LARGEST, open_pretrained, require_model
 from pretint.colorization.scribbles import propagate
@@ -148,17 +150,19 @@ def _open_network(word: str, device: torch.device, temperature: float, seed: int
     backbone, objective = pretrained.settings.backbone.name, pretrained.settings.objective.name
     if not pretrained.has_head:
         raise UserError(f"{path}: this network has no color head, so it has no colors to score; name another")
-    colorizer = pretrained.colorizer.to(device)
+    colorizer = pretrained.colorizer
     hints = int(options["hints"]) if "hints" in options else None
     if hints is not None and not colorizer.backbone.takes_hints:
         raise UserError(f"{word}: {backbone} takes no hints; name a network that does")
     size = int(options.get("size", pretrained.settings.view_size))
     temperature = float(options.get("temperature", temperature))
     run = path if path.is_dir() else path.parent.parent if path.parent.name == "checkpoints" else None
-    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
-    identity: dict[str, Any] = {"method": "network", "checkpoint": digest, "size": size, "temperature": temperature}
-    identity |= {"part": part} if part else {}
-    about = [f"{objective}, {backbone}, step {pretrained.step:,}, checkpoint {digest[:8]}"]
+    # Not the file's digest: the file of a run that was stopped and continued may differ where no weight does.
+    kind = {name: json.dumps(to_plain(getattr(pretrained.settings, name))) for name in ("backbone", "objective")}
+    weights = safetensors_digest(sorted(colorizer.cpu().state_dict().items()), kind)
+    colorizer.to(device)
+    identity: dict[str, Any] = {"method": "network", "weights": weights, "size": size, "temperature": temperature}
+    about = [f"{objective}, {backbone}, step {pretrained.step:,}, weights {weights[:8]}"]
     if isinstance(colorizer.objective, Classification):
         about.append(f"T = {temperature:g}")
     if hints is not None:

@@ -116,7 +116,7 @@ class Scores:
             for key, score in line.scores.items():
                 gap = line.differences.get(key)
                 record = {**facts, "network": line.method, "protocol": "score", "metric": key, **score._asdict()}
-                record |= {"sd_over_seeds": line.spreads.get(key), "weights": line.identity.get("checkpoint")}
+                record |= {"sd_over_seeds": line.spreads.get(key), "weights": line.identity.get("weights")}
                 record |= {"about": line.about, **(difference_record(self.against, gap) if gap else {})}
                 records.append(record)
         return records

@@ -124,4 +124,4 @@ def test_what_is_kept_is_json(run: Path, images: Path, tmp_path: Path) -> None:
     assert truth["scores"]["psnr"] == [None, None, None]
     assert truth["scores"]["auc"][0] == 1
     own = stored["methods"][0]
-    assert own["identity"]["checkpoint"] and "auc" not in own["differences"]
+    assert own["identity"]["weights"] and "auc" not in own["differences"]

@@ -31,7 +31,7 @@ def scores() -> Scores:
     }
     gray = own | {"auc": Estimate(0.88, 0.87, 0.89), "fid_same": Estimate(20, NAN, NAN)}
     lines = (
-        ScoreRow("mine_1", "a network", {"checkpoint": "abc"}, own, {}),
+        ScoreRow("mine_1", "a network", {"weights": "abc"}, own, {}),
         ScoreRow("gray", "none", {}, gray, {"auc": Estimate(-0.02, -0.03, -0.01), "psnr": Estimate(0, -0.5, 0.5)}),
         ScoreRow("truth", "itself", {}, truth, {"auc": Estimate(0.1, 0.09, 0.11)}),
     )
