@@ -12,6 +12,7 @@ import re
 import signal
 import sys
 import tarfile
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -117,7 +118,7 @@ def _score(inputs: Path, folder: Path) -> Any:
 def _colorize(inputs: Path, folder: Path) -> Any:
     settings = ColorizeSettings(out=folder / "out", size=32, device="cpu")
     done = colorize(inputs / "model.pt", [inputs / "album"], settings)
-    return {path.name: path.read_bytes() for path in done.written}
+    return {path.name: path.read_bytes() for path in done.written if path.exists()}
 
 
 def _pack(inputs: Path, folder: Path) -> Any:
@@ -168,16 +169,47 @@ class Outcome(NamedTuple):
     """How often it opened a file of the folder for writing, or renamed, made or removed one."""
 
 
-def run_in_process(kind: Kind, inputs: Path, folders: Sequence[Path], kill_at: int = 0) -> list[Outcome]:
-    """Do the job of a kind in some folders, one after the other, in a process that may kill itself at an event."""
-    process = get_context("fork").Process(target=_work, args=(kind, inputs, folders, kill_at))
+def kill(folder: Path) -> None:
+    """Kill this process."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def take_away(folder: Path) -> None:
+    """Give the folder another name, as if its disk had been removed."""
+    folder.rename(folder.with_suffix(".away"))
+
+
+def jump(folder: Path) -> None:
+    """Set the clock back by a day, and let it run backward."""
+    start, start_ns = time.time(), time.time_ns()
+    time.time = lambda real=time.time: 2 * start - 86_400 - real()  # type: ignore[misc]
+    time.time_ns = lambda real=time.time_ns: 2 * start_ns - 86_400 * 10**9 - real()  # type: ignore[misc]
+
+
+def run_in_process(
+    kind: Kind, inputs: Path, folders: Sequence[Path], at: int = 0, accident: Callable[[Path], None] = kill
+) -> list[Outcome]:
+    """Do the job of a kind in some folders, one after the other, in a process.
+
+    Args:
+        kind: what is done.
+        inputs: the folder of ``make_inputs``.
+        folders: each gets the artifacts of one job.
+        at: the number of an event, see ``Outcome``, before which the accident happens; 0: none happens.
+        accident: is called with the folder.
+
+    Returns:
+        The outcomes; nothing of a process that was killed.
+    """
+    process = get_context("fork").Process(target=_work, args=(kind, inputs, folders, at, accident))
     process.start()
     process.join()
-    assert process.exitcode == (-signal.SIGKILL if kill_at else 0)
-    return [] if kill_at else [pickle.loads(folder.with_suffix(".outcome").read_bytes()) for folder in folders]
+    killed = bool(at) and accident is kill
+    assert process.exitcode == (-signal.SIGKILL if killed else 0)
+    return [] if killed else [pickle.loads(folder.with_suffix(".outcome").read_bytes()) for folder in folders]
 
 
-def _work(kind: Kind, inputs: Path, folders: Sequence[Path], kill_at: int) -> None:
+def _work(kind: Kind, inputs: Path, folders: Sequence[Path], at: int, accident: Callable[[Path], None]) -> None:
     torch.set_num_threads(1)  # threads do not survive a fork
     os.environ.pop("PRETINT_LOCAL", None)
     scan.WORTH, scan._SETTLED = 1, 0
@@ -197,8 +229,8 @@ def _work(kind: Kind, inputs: Path, folders: Sequence[Path], kill_at: int) -> No
             return
         if isinstance(arguments[0], str | bytes) and os.fsencode(arguments[0]).startswith(inside):
             events += 1
-            if events == kill_at:
-                os.kill(os.getpid(), signal.SIGKILL)
+            if events == at:
+                accident(folder)
 
     sys.addaudithook(count)
     for folder in folders:

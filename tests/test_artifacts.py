@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from artifact_kinds import KINDS, Kind, Outcome, make_inputs, run_in_process, stored_files
+from artifact_kinds import KINDS, Kind, Outcome, jump, make_inputs, run_in_process, stored_files, take_away
 
 KILLS, FLIPS = 2, 5
 """Of each kind, and of each kind of file, in the fast tier."""
 MANY_KILLS, MANY_FLIPS = 20, 20
 """The same in the slow tier."""
+VANISHED = 3
+"""How often the disk of each kind vanishes, in the slow tier."""
 QUICK = ("pack", "local copy", "folder index", "tar index")
 """The kinds whose files are damaged in the fast tier too: a job takes milliseconds."""
 
@@ -41,11 +43,11 @@ def _kept(kind: Kind, folder: Path) -> dict[Path, tuple[int, int]]:
 
 def kill(whole: tuple[Kind, Path, Outcome], inputs: Path, tmp_path: Path, kills: int) -> None:
     kind, _, expected = whole
-    moments = random.Random(expected.events).choices(range(1, expected.events + 1), k=kills)
+    moments = _moments(expected, kills)
     folders, kept = [tmp_path / f"{number}" for number in range(kills)], []
     for folder, moment in zip(folders, moments, strict=True):
         folder.mkdir()
-        run_in_process(kind, inputs, [folder], kill_at=moment)
+        run_in_process(kind, inputs, [folder], at=moment)
         kept.append(_kept(kind, folder))
     for folder, moment, before, again in zip(
         folders, moments, kept, run_in_process(kind, inputs, folders), strict=True
@@ -61,7 +63,7 @@ def flip(whole: tuple[Kind, Path, Outcome], inputs: Path, tmp_path: Path, flips:
     drawn = random.Random(expected.events)
     half = tmp_path / "half"
     half.mkdir()
-    run_in_process(kind, inputs, [half], kill_at=1 + expected.events * 2 // 3)
+    run_in_process(kind, inputs, [half], at=1 + expected.events * 2 // 3)
     places: dict[Path, str] = {}
     seen: set[str] = set()
     for state in (half, complete):
@@ -95,6 +97,41 @@ def is_said(again: Outcome, expected: Any) -> bool:
         and again.value["losses"].items() <= expected["losses"].items()
         and "left out" in again.output
     )
+
+
+def _moments(expected: Outcome, count: int) -> list[int]:
+    return random.Random(expected.events).choices(range(1, expected.events + 1), k=count)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whole", KINDS, indirect=True)
+def test_a_disk_that_vanishes(whole: tuple[Kind, Path, Outcome], inputs: Path, tmp_path: Path) -> None:
+    kind, _, expected = whole
+    for number, moment in enumerate(_moments(expected, VANISHED)):
+        folder = tmp_path / f"{number}"
+        folder.mkdir()
+        [stopped] = run_in_process(kind, inputs, [folder], moment, take_away)
+        where = f"vanished at {moment} of {expected.events}: {stopped.code} {stopped.value}"
+        if isinstance(stopped.value, dict):  # files of which some are away
+            assert stopped.value.items() <= expected.value.items(), where
+        else:
+            assert (stopped.code == 2 and "\n" not in stopped.value) or stopped.value == expected.value, where
+        shutil.rmtree(folder, ignore_errors=True)  # what was written after it had vanished
+        folder.with_suffix(".away").rename(folder)
+        [again] = run_in_process(kind, inputs, [folder])
+        assert (again.code, again.value) == (0, expected.value), f"{where}; then {again}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whole", KINDS, indirect=True)
+def test_a_clock_that_jumps(whole: tuple[Kind, Path, Outcome], inputs: Path, tmp_path: Path) -> None:
+    kind, _, expected = whole
+    for moment in _moments(expected, 2):
+        folder = tmp_path / f"{moment}"
+        folder.mkdir(exist_ok=True)
+        for _ in range(2):  # the second reads what the first has written
+            [outcome] = run_in_process(kind, inputs, [folder], moment, jump)
+            assert (outcome.code, outcome.value) == (0, expected.value), f"at {moment} of {expected.events}"
 
 
 @pytest.mark.parametrize("whole", KINDS, indirect=True)

@@ -65,7 +65,16 @@ class Journal:
         self._mirror(step=step, summary=Summary(value=[Summary.Value(tag=tag, image=image)]))
 
     def flush(self) -> None:
-        """Hand everything written so far to the operating system."""
+        """Hand everything written so far to the operating system.
+
+        Raises:
+            UserError: the disk is full, or the run's folder no longer has its name.
+        """
+        if not self.path.exists():
+            raise UserError(
+                f"{self.path.parent}: was renamed or removed while a job trained in it; give it its name back and "
+                "call again: it continues from its newest checkpoint"
+            )
         with self._disk():
             self._file.flush()
             self._events.flush()

@@ -211,10 +211,20 @@ class Entry:
             writer.close()
 
     def matrix(self, column: str) -> Matrix:
-        """Return a column of a complete entry: (rows, dims)."""
+        """Return a column of a complete entry: (rows, dims).
+
+        Raises:
+            UserError: its files can no longer be read.
+        """
         assert self.done == self.rows
         dtype, dims = _TYPES[self.storage], self.columns[column]
-        return Matrix([np.memmap(b.files[column], dtype, "r", shape=(b.last - b.first, dims)) for b in self.blocks])
+        try:
+            return Matrix([np.memmap(b.files[column], dtype, "r", shape=(b.last - b.first, dims)) for b in self.blocks])
+        except OSError as error:
+            raise UserError(
+                f"{self.folder}: cannot read cached features ({error.strerror}); call again when the folder is there, "
+                "or name another cache folder"
+            ) from error
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
