@@ -35,6 +35,10 @@ from pretext.pretrain import pretrain
 from pretext.recipe import PretrainSettings
 from pretext.settings import settings_from
 from pretint.colorization import ColorizeSettings, ScoreSettings, colorize, score
+from pretint.study.cells import CellStore, read_plan
+from pretint.study.expand import expand
+from pretint.study.file import read_study
+from pretint.study.identity import source_digest
 from transfer.probes.knn import KnnSettings, knn
 from transfer.probes.linear import ProbeSettings, probe
 from transfer.probes.svm import SvmSettings, svm
@@ -56,12 +60,21 @@ class Kind(NamedTuple):
     """A pattern of the names of files that nothing reads back."""
 
 
+STUDY = """
+settings: {data.source: "{images}/train", crop.size: 16, training: {steps: 6, batch_size: 8, warmup: 1}}
+variants: {L2: {objective.name: regression}, rebalanced: }
+evaluations: {color: {command: score, images: "{images}/test", size: 16}}
+places: {images: ""}
+"""
+
+
 def make_inputs(folder: Path) -> Path:
     """Write what all jobs read."""
     write_class_images(folder / "train", 1, (12, 12), SIDE)
     write_class_images(folder / "test", 2, (6, 6), SIDE)
     train_tiny_run(folder / "run")
     write_checkpoint(folder / "model.pt")
+    (folder / "study.yaml").write_text(STUDY)
     (folder / "album").mkdir()
     for seed in range(3):
         photograph(40, 30, seed).save(folder / "album" / f"{seed}.png")
@@ -144,6 +157,20 @@ def _index_tar(inputs: Path, folder: Path) -> Any:
     return source.digest(), _contents(source)
 
 
+def _plan(inputs: Path, folder: Path) -> Any:
+    source_digest.cache_clear()  # this process may have done it in another folder
+    store, file = CellStore(folder), folder / "plan.json"
+    plan = expand(read_study(inputs / "study.yaml", {"images": str(inputs)}), store)
+    if not file.exists():
+        plan.write(file)
+    for cell in plan.cells:
+        store.file(cell, "log").parent.mkdir(parents=True, exist_ok=True)
+        if store.failure(cell) is None:
+            store.write_failure(cell, -9)
+    text = repr((read_plan(file), [store.failure(cell) for cell in plan.cells]))
+    return re.sub(r"/[^' ]*/(?=runs/|results/)", "", text)  # a copy holds the paths of the original
+
+
 KINDS = {
     "run": Kind(_pretrain, unread=r".*/(samples|tensorboard)/.*"),
     "probe": Kind(lambda *where: _evaluate(*where, probe, ProbeSettings), r".*\.f16", 5),
@@ -153,6 +180,7 @@ KINDS = {
     "colorize": Kind(_colorize, kept=r".*/[^.][^/]*\.png", unread=r".*sheet.*"),
     "pack": Kind(_pack, kept=r".*/shard-[0-9]+\.tar"),
     "local copy": Kind(_copy, kept=r".*/shard-[0-9]+\.tar"),
+    "study": Kind(_plan),
     "folder index": Kind(_index_folder),
     "tar index": Kind(_index_tar),
 }

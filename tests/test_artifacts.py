@@ -16,7 +16,7 @@ MANY_KILLS, MANY_FLIPS = 20, 20
 """The same in the slow tier."""
 VANISHED = 3
 """How often the disk of each kind vanishes, in the slow tier."""
-QUICK = ("pack", "local copy", "folder index", "tar index")
+QUICK = ("pack", "local copy", "study", "folder index", "tar index")
 """The kinds whose files are damaged in the fast tier too: a job takes milliseconds."""
 
 
