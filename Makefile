@@ -52,7 +52,9 @@ test: $(INSTALLED)
 test-slow: $(INSTALLED)
 	$(PYTEST) -m slow
 
-test-all: test test-slow
+# One run, not one after the other: at the end of each a process would wait for the last file of the others.
+test-all: $(INSTALLED)
+	$(PYTEST) --durations 40
 
 check: $(INSTALLED)
 	$(BIN)/ruff check

@@ -101,6 +101,14 @@ def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
     return records, len(lines) - len(records)
 
 
+def _describe_change(stored: Mapping[str, Any] | None, identity: Mapping[str, Any]) -> str:
+    """Return how a stored identity (None: it is damaged) differs from another, for a message; "" if it does not."""
+    if stored is None:
+        return "are damaged"
+    names = [name for name in {**stored, **identity} if to_json(stored.get(name)) != to_json(identity.get(name))]
+    return f"were made from other inputs ({', '.join(names)})" if names else ""
+
+
 def _digest(content: bytes) -> bytes:
     return hashlib.sha256(content).hexdigest()[:_DIGITS].encode()
 
@@ -212,13 +220,12 @@ class Artifact:
         with lock(self.folder / LOCK, busy, wait=True, check=check, advice=self.advice):
             path = self.folder / "identity.json"
             with self._errors("read"):
-                try:
-                    is_same = to_json(unseal(path.read_bytes())) == to_json(self.identity)
-                except (FileNotFoundError, ValueError):
-                    is_same = False
-                if not is_same:
+                stored = None
+                with contextlib.suppress(FileNotFoundError, ValueError):
+                    stored = unseal(path.read_bytes())
+                if change := _describe_change(stored, self.identity):
                     if self._paths():
-                        say(f"{self.folder}: these {self.title} do not match, or are damaged; making them again")
+                        say(f"{self.folder}: these {self.title} {change}; making them again")
                     self.keep(())
                     write_atomically(path, seal(self.identity))
             yield
@@ -295,9 +302,9 @@ class Log:
     def __init__(self, path: Path, identity: Mapping[str, Any], title: str) -> None:
         self.path = path
         self.records, damaged = read_lines(path)
-        if not self.records or to_json(self.records[0]) != to_json({"identity": identity}):
+        if change := _describe_change(self.records[0].get("identity") if self.records else None, identity):
             if self.records or damaged:
-                say(f"{path}: these {title} do not match, or are damaged; making them again")
+                say(f"{path}: these {title} {change}; making them again")
             self.records = [{"identity": identity}]
         elif damaged:
             say(f"{path}: {damaged} of these {title} {'is' if damaged == 1 else 'are'} damaged; making them again")

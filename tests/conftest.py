@@ -38,7 +38,14 @@ class FileScheduling(LoadScopeScheduling):
         return "slurm" if "/slurm/" in file else file
 
 
-LONGEST = ("tests/slurm/", "tests/study/test_interrupted", "tests/transfer/test_many_classes")
+LONGEST = (
+    "tests/slurm/",
+    "tests/study/test_interrupted",
+    "tests/study/test_local_runner",
+    "tests/transfer/test_many_classes",
+    "tests/test_artifacts",
+    "tests/test_wheel",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -118,7 +118,7 @@ def test_damage_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert f"{place}: 1 file of these cached features is damaged" in capsys.readouterr().err
     (place / "identity.json").write_text("{}")
     rows_left(tmp_path)
-    assert "do not match" in capsys.readouterr().err
+    assert f"{place}: these cached features are damaged" in capsys.readouterr().err
 
 
 def test_rows_that_are_not_safe_do_not_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
