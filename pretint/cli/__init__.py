@@ -9,7 +9,6 @@ from pretext.errors import RankGone, ReportedElsewhere, UserError
 from pretext.plugins import load_plugins
 from pretint.cli.commands import JOBS
 from pretint.cli.output import complain, say
-from pretint.cli.study import study
 from pretint.cli.submit import jobs, submit
 from pretint.commands import COMMANDS, GROUPS, find_command, read_call, tasks
 
@@ -71,4 +70,4 @@ def _run(words: Sequence[str]) -> int:
         call = read_call(call.positionals[0])
         if not call.command.sendable:
             raise UserError(f"{call.line}: {call.command.name} cannot be run from a file; type the command")
-    return study(call) if call.command.name == "study" else JOBS[call.command.name.split()[0]](call)
+    return JOBS[call.command.name.split()[0]](call)

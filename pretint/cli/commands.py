@@ -1,12 +1,19 @@
 """The commands that do one job each: each calls its job with what was parsed, and prints."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pretext.errors import UserError
+from pretext.settings import settings_file
 from pretint.cli.output import complain, say, say_results, skips
+from pretint.cli.submit import cluster, copy_plugins, make_job
 from pretint.commands import COMMANDS, Call
+
+if TYPE_CHECKING:
+    from pretint.study.cells import StudyCell
 
 # Each command imports its job only when it is called: --help must not wait for torch.
 
@@ -19,11 +26,10 @@ def _pretrain(call: Call) -> int:
     from pretext.engine.journal import skipped_images
     from pretext.engine.signals import ExitStatus
     from pretext.pretrain import pretrain as job
-    from pretext.recipe import resolve_source
     from transfer.report import write_report
 
     (run,) = call.positionals
-    ending = job(run, resolve_source(run, call.settings))
+    ending = job(run, call.settings)
     if not is_rank_zero():  # of several processes only the first prints
         return ExitStatus.COMPLETE
     say(*skips(skipped_images(run)))
@@ -127,6 +133,44 @@ def _studio(call: Call) -> int:
     return 0
 
 
+def _study(call: Call) -> int:
+    from pretext.engine.signals import ExitStatus  # with torch
+    from pretint.study.cells import CellStore
+    from pretint.study.local_runner import Status
+    from pretint.study.report.page import write_study_report
+    from pretint.study.run import study as job
+
+    (path, places), options = call.positionals, call.settings
+    with cluster() if options.on or CellStore(options.folder).jobs.is_dir() else contextlib.nullcontext():
+        done = job(path, places, options, _send_cells)
+    cells = {cell.key: cell for cell in done.plan.cells}
+    if options.dry_run:
+        for key, cell in cells.items():
+            say(f"{done.standings[key].word:10}{cell.name}: {cell.call['line']}")
+        return 0
+    states = [standing.word for standing in done.standings.values()]
+    failed = [(cells[key], standing) for key, standing in done.standings.items() if standing.word == Status.FAILED]
+    report = write_study_report(done.folder)
+    say(*report.terminal(), *(f"report: {file}" for file in report.files))
+    finished, blocked = states.count(Status.FINISHED), states.count(Status.BLOCKED)
+    if finished < len(states):
+        remedy = "; run the same command again to continue" if finished + len(failed) + blocked < len(states) else ""
+        say(f"{finished} of {len(states)} cells are finished{remedy}")
+    for cell, standing in failed:
+        log = options.folder / "logs" / f"{cell.place}.log"
+        say(f"failed: {cell.name}: {standing.said} (log: {log}; --retry tries it again)")
+    return done.ending or (1 if failed or (options.wait and finished < len(states)) else ExitStatus.COMPLETE)
+
+
+def _send_cells(cells: "Sequence[tuple[StudyCell, list[str]]]", on: str, folder: Path) -> None:
+    from slurm import ClusterSettings, submit
+
+    requested, plugins = settings_file(ClusterSettings, Path(on)), copy_plugins(folder)
+    jobs = [make_job(cell.call, cell.place, requested, after, cell.ask, plugins) for cell, after in cells]
+    done = submit(jobs, folder, again=True)
+    say(f"{len(done.sent)} jobs sent; pretint jobs --folder {folder} shows them")
+
+
 def _report(call: Call) -> int:
     from transfer.report import write_report
 
@@ -210,7 +254,7 @@ def _demo(call: Call) -> int:
 
 
 _JOBS = (
-    _pretrain, _plan, _finetune, _compare, _table, _colorize, _score, _turing, _studio, _report, _replay, _pack,
+    _pretrain, _plan, _finetune, _compare, _table, _colorize, _score, _turing, _studio, _study, _report, _replay, _pack,
     _export, _import, _demo,
 )  # fmt: skip
 JOBS: dict[str, Callable[[Call], int]] = {
