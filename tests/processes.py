@@ -18,9 +18,6 @@ from waits import PATIENCE, wait_until
 from pretext.engine.journal import read_journal
 from pretext.engine.run import newest_checkpoint
 
-KILLS = 20 if os.environ.get("CI") == "true" else 4
-"""How often a test that repeats kills or interruptions does so."""
-
 
 class StartedProcess:
     """A process of the launcher."""

@@ -5,43 +5,10 @@ from pathlib import Path
 import pytest
 from colorize_files import photograph
 from PIL import Image
-from processes import Launcher
 
 import pretint.cli
 from pretext.errors import UserError
 from pretint.colorization import ColorizeSettings, colorize
-
-
-def test_a_call_that_was_killed_goes_on(model: Path, launcher: Launcher, tmp_path: Path) -> None:
-    """Killed in the midst: what stands is not made again, and all is as after a call that nobody killed."""
-    album, out = tmp_path / "album", tmp_path / "out"
-    (album / "b").mkdir(parents=True)
-    for number in range(12):
-        Image.effect_noise((90 + number, 70), 40).save(album / ("b" if number % 3 else "") / f"{number:02}.jpg")
-    words = [str(model), str(album), "--size", "32", "--device", "cpu", "--uncertainty", "yes", "--out"]
-    code = (
-        "import os, signal, pretint.cli, pretint.colorization.job as c\n"
-        "write, count = c.write_photograph, 0\n"
-        "def killing(*what):\n"
-        "    global count\n"
-        "    count += 1\n"
-        "    return os.kill(os.getpid(), signal.SIGKILL) if count == 6 else write(*what)\n"
-        "c.write_photograph = killing\n"
-        f"pretint.cli.main({['colorize', *words, str(out)]!r})\n"
-    )
-    assert launcher.run(code=code).returncode == -9
-    images = sorted(path for path in out.rglob("*.jpg") if not path.name.startswith("."))
-    assert len(images) == 5
-    before = {path: path.stat().st_mtime_ns for path in images}
-    settings = ColorizeSettings(out=out, size=32, device="cpu", uncertainty=True)
-    done = colorize(model, [album], settings)
-    assert (done.stood, len(done.written)) == (5, 12)
-    assert {path: path.stat().st_mtime_ns for path in images} == before
-    whole = colorize(model, [album], ColorizeSettings(out=tmp_path / "whole", size=32, device="cpu", uncertainty=True))
-    assert whole.stood == 0 and whole.sheet
-    for path in [*whole.written, whole.sheet]:
-        other = out / path.relative_to(tmp_path / "whole")
-        assert path.read_bytes() == other.read_bytes()
 
 
 def test_what_changed_is_colored_again(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,10 +5,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from processes import Launcher
 from small_scores import Make, metric_values, score_small
 from torch import Tensor
-from waits import wait_until
 
 from pretext.data import Folder
 
@@ -78,26 +76,6 @@ def test_an_interrupt_keeps_what_is_scored(
         score_small(["gray"], images, out=str(tmp_path), batch=2)
     assert stopped.value.code == 143 and "the scores of 2 images are kept" in capsys.readouterr().err
     assert [len(lines) for name, lines in lines_of(tmp_path).items() if name.startswith("gray")] == [3]
-
-
-@pytest.mark.slow
-def test_a_killed_one_goes_on(run: Path, make_images: Make, launcher: Launcher, tmp_path: Path) -> None:
-    folder = make_images(tmp_path / "x", 11, gray=1)
-    words = ["gray", "--images", folder, "--size", "64", "--batch", "1"]
-    broken = launcher.start("score", *words, "--out", tmp_path / "broken")
-    wait_until(
-        lambda: sum(map(len, lines_of(tmp_path / "broken").values())) >= 8 or not broken.runs(),
-        "some images are scored",
-        describe=lambda: broken.output,
-        every=0.002,
-    )
-    broken.kill()
-    broken.wait()
-    for name in ("broken", "whole"):
-        process = launcher.start("score", *words, "--out", tmp_path / name)
-        assert process.wait() == 0, process.output
-    found = [json.loads(next((tmp_path / name).glob("*.json")).read_text()) for name in ("broken", "whole")]
-    assert found[0] == found[1]
 
 
 def test_another_network_takes_the_baselines_as_they_are(

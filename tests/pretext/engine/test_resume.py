@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from processes import KILLS, Launcher, StartedProcess, TrainedRun
+from processes import Launcher, StartedProcess, TrainedRun
 from waits import wait_until
 
 from pretext.data import Bundled
@@ -87,7 +87,7 @@ def test_killed_again_and_again(launcher: Launcher, rich: TrainedRun, shards: st
     run = tmp_path / "run"
     words = ["pretrain", run, *SETTINGS, "--data.source", shards, *MORE, "--machine.checkpoint_every", "2"]
     written = run / "checkpoints"
-    for kill in range(KILLS):
+    for kill in range(4):
         reached = max((int(path.stem) for path in written.glob("[0-9]*.pt")), default=0)
         is_writing = kill % 3 == 1  # killed while a checkpoint is being written
         process = launcher.start(*words, hold_at=reached + (1 if is_writing else 4), is_written=not is_writing)
