@@ -49,6 +49,9 @@ _PART = re.compile(rf"[^.].*\.[0-9a-f]{{{_DIGITS}}}\.\w+")
 _POLL_SECONDS = 0.1
 _LONGEST_HEAD = 2**20  # bytes of the first line of a table
 
+Record = dict[str, Any]
+"""A JSON object."""
+
 LOCK = ".lock"
 """The name of the lock file of a folder."""
 
@@ -69,7 +72,7 @@ def seal(record: Mapping[str, Any], indent: int | None = 1) -> bytes:
     return text + _MARK + _digest(text) + b'"}'
 
 
-def unseal(content: bytes) -> dict[str, Any]:
+def unseal(content: bytes) -> Record:
     """Return the record that ``seal`` was given.
 
     Raises:
@@ -78,7 +81,7 @@ def unseal(content: bytes) -> dict[str, Any]:
     text, _, digest = content.rstrip(b"\n").rpartition(_MARK)
     if digest != _digest(text) + b'"}':
         raise ValueError("it does not match its digest")
-    record: dict[str, Any] = json.loads(text + b"}")
+    record: Record = json.loads(text + b"}")
     return record
 
 
@@ -87,7 +90,7 @@ def to_line(record: Mapping[str, Any]) -> bytes:
     return seal(record, indent=None) + b"\n"
 
 
-def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
+def read_lines(path: Path) -> tuple[list[Record], int]:
     """Return the undamaged records of a log, and the number of damaged lines; a last one that was cut short is neither.
 
     Raises:

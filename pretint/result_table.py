@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from pretext.data.patterns import is_pattern, match_paths
 from pretext.engine.progress import say
 from pretext.errors import UserError
+from pretext.store import Record
 from pretint.colorization.scores.table import read_scores
-from transfer.long_table import Record, make_frame, online_records, result_records
+from transfer.long_table import make_frame, online_records, result_records
 from transfer.results import Result, read_result
 
 if TYPE_CHECKING:

@@ -178,7 +178,7 @@ def test_tables_of_results(
 
 def test_a_table_of_scores_and_its_negative_numbers() -> None:
     metric = ScoreMetric("psnr", "PSNR", "decibels", 1, 1.0, 1)
-    line = ScoreLine("=cmd|x", "-about", {"checkpoint": "@x"}, {"psnr": Estimate(-1.5, -2.0, -1.0)}, {})
+    line = ScoreLine("=cmd|x", "-about", {"weights": "@x"}, {"psnr": Estimate(-1.5, -2.0, -1.0)}, {})
     scores = Scores(
         (line,), (metric,), "", {"prior": "+x", "images": "x", "size": 8, "n": 3}, (), (), (), Path("x.json")
     )

@@ -21,7 +21,7 @@ NAN = float("nan")
 
 def colored(file: Path) -> Scores:
     lines = (
-        ScoreRow("mine", "a network", {"checkpoint": "abc"}, {"psnr": Estimate(24.5, 24, 25)}, {}, {"psnr": 0.5}),
+        ScoreRow("mine", "a network", {"weights": "abc"}, {"psnr": Estimate(24.5, 24, 25)}, {}, {"psnr": 0.5}),
         ScoreRow("truth", "itself", {}, {"psnr": Estimate(float("inf"), NAN, NAN)}, {"psnr": Estimate(0.1, 0, 0.2)}),
     )
     facts = {"images": "photos", "digest": "d", "size": 64, "seed": 3, "n": 10, "n_gray": 1, "versions": {"x": "1"}}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pretext.engine.journal import read_journal
 from pretext.engine.run import run_settings
+from pretext.store import Record
 from transfer.bootstrap import Estimate
 from transfer.columns import Column, ColumnCell, columns, evaluations
 from transfer.results import Result
@@ -43,7 +44,6 @@ COLUMNS = {
 """The columns, with their types in pandas."""
 
 _SHARED = ("protocol", "mode", "metric", "train", "test", "fraction", "view_size", "train_digest", "test_digest")
-Record = dict[str, Any]
 
 
 def column_records(column: Column) -> list[Record]:

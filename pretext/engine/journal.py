@@ -17,9 +17,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from pretext.engine.progress import say_once
 from pretext.errors import UserError
 from pretext.files import write_atomically
-from pretext.store import read_lines, to_line
-
-Record = dict[str, Any]
+from pretext.store import Record, read_lines, to_line
 
 
 class Journal:

@@ -32,8 +32,6 @@ from pretint.colorization.hints import require_file, shown
 from pretint.colorization.merge import Prediction
 from pretint.colorization.upscale import PIXELS, PIXELS_RANGE, AlongEdges, reduced_size
 
-Floats = NDArray[np.float64]
-
 SAMPLES = 200
 """As in the publication."""
 
@@ -97,9 +95,9 @@ class ReferenceSettings:
 class ReferenceSamples(NamedTuple):
     """The sampled pixels of an image or of a part of it."""
 
-    features: Floats
+    features: NDArray[np.float64]
     """(n, 2): half of L, half of its standard deviation in the window."""
-    ab: Floats
+    ab: NDArray[np.float64]
     """(n, 2)."""
 
 
@@ -108,7 +106,7 @@ class ReferenceColorist:
 
     batch, takes_hints, has_distribution = 1, False, False
 
-    def __init__(self, lab: Floats, size: tuple[int, int], settings: ReferenceSettings, name: str) -> None:
+    def __init__(self, lab: NDArray[np.float64], size: tuple[int, int], settings: ReferenceSettings, name: str) -> None:
         self.lab = lab
         """(3, h, w), the reduced reference."""
         self.settings = settings
@@ -165,7 +163,7 @@ class ReferenceColorist:
         """Enlarge ab along the photograph's edges."""
         return AlongEdges(ab, lightness, size)
 
-    def _samples(self, lab: Floats, gray: Floats) -> ReferenceSamples:
+    def _samples(self, lab: NDArray[np.float64], gray: NDArray[np.float64]) -> ReferenceSamples:
         return samples_of(remapped(lab[0], gray), lab[1:], self.settings.samples, self.settings.seed)
 
 
@@ -208,14 +206,14 @@ def open_reference(image: str, settings: ReferenceSettings | None = None) -> Ref
     return reference_colorist(decode(data, image), settings, image)
 
 
-def remapped(reference: Floats, gray: Floats) -> Floats:
+def remapped(reference: NDArray[np.float64], gray: NDArray[np.float64]) -> NDArray[np.float64]:
     """Shift and scale the reference's L to the mean and standard deviation of the photograph's."""
     spread = reference.std()
     scale = gray.std() / spread if spread > 1e-9 else 0.0
-    return cast("Floats", (reference - reference.mean()) * scale + gray.mean())
+    return cast("NDArray[np.float64]", (reference - reference.mean()) * scale + gray.mean())
 
 
-def features(lightness: Floats) -> Floats:
+def features(lightness: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return half of L and half of its standard deviation in the 5 x 5 window around the pixel: (h, w, 2).
 
     The window is cut off at the border. The publication's distance is the sum of the differences of both.
@@ -226,7 +224,7 @@ def features(lightness: Floats) -> Floats:
     inside = np.pad(np.ones(lightness.shape), around)
     offsets = [(dy, dx) for dy in range(_WINDOW) for dx in range(_WINDOW)]
 
-    def each(values: Floats) -> Any:
+    def each(values: NDArray[np.float64]) -> Any:
         return (values[dy : dy + height, dx : dx + width] for dy, dx in offsets)
 
     count = sum(each(inside))
@@ -252,14 +250,14 @@ def jittered(height: int, width: int, samples: int, seed: int) -> tuple[NDArray[
     return y, x
 
 
-def samples_of(lightness: Floats, ab: Floats, samples: int, seed: int) -> ReferenceSamples:
+def samples_of(lightness: NDArray[np.float64], ab: NDArray[np.float64], samples: int, seed: int) -> ReferenceSamples:
     """Draw samples of an image with L, (h, w), and ab, (2, h, w)."""
     y, x = jittered(lightness.shape[0], lightness.shape[1], samples, seed)
     # Without the last digits: equal parts of the image may differ in them.
     return ReferenceSamples(features(lightness)[y, x].round(9), ab[:, y, x].T)
 
 
-def match_samples(pixels: Floats, samples: ReferenceSamples) -> Floats:
+def match_samples(pixels: NDArray[np.float64], samples: ReferenceSamples) -> NDArray[np.float64]:
     """Return ab, (2, h, w), of the nearest sample to each of the features, (h, w, 2).
 
     A k-d tree finds the nearest exactly. Among different samples at the same distance the choice is arbitrary.
@@ -297,9 +295,9 @@ def _require_inside(box: Region, size: tuple[int, int], where: str, name: str) -
         raise UserError(f"{where}: {shown(list(box))} lies outside {name}, which has {size[1]} x {size[0]} pixels")
 
 
-def _windows(gray: Floats, y: NDArray[np.int64], x: NDArray[np.int64]) -> Floats:
+def _windows(gray: NDArray[np.float64], y: NDArray[np.int64], x: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return L around pixels, (n, 25); the border is repeated."""
     around = np.arange(_WINDOW) - _WINDOW // 2
     rows = (y[:, None] + around).clip(0, gray.shape[0] - 1)
     columns = (x[:, None] + around).clip(0, gray.shape[1] - 1)
-    return cast("Floats", gray[rows[:, :, None], columns[:, None, :]].reshape(len(y), -1))
+    return cast("NDArray[np.float64]", gray[rows[:, :, None], columns[:, None, :]].reshape(len(y), -1))

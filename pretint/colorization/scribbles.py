@@ -34,8 +34,6 @@ from pretint.colorization.hints import Hints
 from pretint.colorization.merge import Prediction
 from pretint.colorization.upscale import PIXELS, PIXELS_RANGE, AlongEdges, reduced_size
 
-Floats = NDArray[np.float64]
-
 VARIANCE = 0.6
 """The released code's factor on the variance of the window; the paper prints 2."""
 
@@ -55,13 +53,13 @@ _NEIGHBORS = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or d
 class Propagated(NamedTuple):
     """Colors that spread over an image."""
 
-    ab: Floats
+    ab: NDArray[np.float64]
     """(2, h, w)."""
     error: float
     """A bound on the error of every value, in Lab units."""
 
 
-def affinities(lightness: Floats, variance: float = VARIANCE) -> Floats:
+def affinities(lightness: NDArray[np.float64], variance: float = VARIANCE) -> NDArray[np.float64]:
     """Return the weights of every pixel's eight neighbors.
 
     Args:
@@ -82,11 +80,15 @@ def affinities(lightness: Floats, variance: float = VARIANCE) -> Floats:
         return np.zeros((8, 1, 1))
     scale = np.maximum(np.maximum(variance * spread, apart.min(0) / -np.log(_NEAREST)), _FLOOR)
     weights = np.maximum(np.exp(-apart / scale), _LEAST) * inside
-    return cast("Floats", weights / weights.sum(0))
+    return cast("NDArray[np.float64]", weights / weights.sum(0))
 
 
 def propagate(
-    lightness: Floats, given: NDArray[np.int64], colors: Floats, variance: float = VARIANCE, direct: int = DIRECT
+    lightness: NDArray[np.float64],
+    given: NDArray[np.int64],
+    colors: NDArray[np.float64],
+    variance: float = VARIANCE,
+    direct: int = DIRECT,
 ) -> Propagated:
     """Spread colors over an image.
 
@@ -131,7 +133,7 @@ def _shift(values: NDArray[Any], dy: int, dx: int, outside: Any) -> NDArray[Any]
     return padded[1 + dy : 1 + dy + values.shape[0], 1 + dx : 1 + dx + values.shape[1]]
 
 
-def random_walk(weights: Floats) -> Any:
+def random_walk(weights: NDArray[np.float64]) -> Any:
     """Return W, a sparse (pixels, pixels) matrix whose row r holds the weights of r's neighbors; see ``affinities``."""
     _, height, width = weights.shape
     pixels = np.arange(height * width, dtype=np.int32).reshape(height, width)
@@ -142,24 +144,25 @@ def random_walk(weights: Floats) -> Any:
     return sp.csr_matrix((values, columns[inside], starts), shape=(pixels.size, pixels.size))
 
 
-def _solve_iteratively(system: Any, right: Floats) -> tuple[Floats, float]:
+def _solve_iteratively(system: Any, right: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
     """Solve for every column of ``right``; return the solution and a bound on its error.
 
     By BiCGSTAB, preconditioned by factors in single precision.
     """
     factors = _factorize(system.astype(np.float32))
 
-    def approximate(residual: Floats) -> Floats:
+    def approximate(residual: NDArray[np.float64]) -> NDArray[np.float64]:
         # Scaled, because single precision ends at 1e-38 and late residuals are tiny.
         size = float(np.abs(residual).max()) or 1.0
-        return cast("Floats", factors.solve((residual / size).astype(np.float32)).astype(np.float64) * size)
+        scaled: NDArray[np.float64] = factors.solve((residual / size).astype(np.float32)).astype(np.float64)
+        return scaled * size
 
     preconditioner = linalg.LinearOperator(system.shape, dtype=np.float64, matvec=lambda v: approximate(v.ravel()))
 
-    def solve(column: Floats, allowed: float) -> Floats:
+    def solve(column: NDArray[np.float64], allowed: float) -> NDArray[np.float64]:
         # In the 2-norm, which is never less than the greatest residual.
         options = {"rtol": 0.0, "atol": allowed, "maxiter": _ITERATIONS, "M": preconditioner}
-        return cast("Floats", linalg.bicgstab(system, column, x0=approximate(column), **options)[0])
+        return cast("NDArray[np.float64]", linalg.bicgstab(system, column, x0=approximate(column), **options)[0])
 
     times, least = _error_factors(system, solve(np.ones(len(right)), 0.5))
     if not np.isfinite(times):
@@ -174,7 +177,7 @@ def _factorize(system: Any) -> Any:
     )
 
 
-def _error_factors(system: Any, t: Floats) -> tuple[float, float]:
+def _error_factors(system: Any, t: NDArray[np.float64]) -> tuple[float, float]:
     """Return the greatest of t and the least of (I - W) t, which approximates 1; infinity and 1 if t gives no bound.
 
     The error is at most the residual times their quotient.

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from photograph_colors import color_photograph
 from PIL import Image
 from skimage.color import lab2rgb, rgb2lab
 
 from pretext.errors import UserError
 from pretint.colorization.reference import (
-    Floats,
     ReferenceSamples,
     ReferenceSettings,
     features,
@@ -24,7 +24,7 @@ from pretint.colorization.reference import (
 )
 
 
-def image_of(lightness: Floats, ab: Floats) -> Image.Image:
+def image_of(lightness: NDArray[np.float64], ab: NDArray[np.float64]) -> Image.Image:
     rgb = lab2rgb(np.concatenate((lightness[..., None], ab), -1))
     return Image.fromarray((rgb * 255).round().astype(np.uint8))
 

@@ -12,7 +12,6 @@ from pretext.errors import UserError
 from pretint.colorization.hints import from_points
 from pretint.colorization.scribbles import (
     TOLERANCE,
-    Floats,
     ScribbleSettings,
     affinities,
     propagate,
@@ -24,8 +23,12 @@ BOTH = pytest.mark.parametrize("direct", [DIRECT, ITERATED])
 
 
 def by_definition(
-    lightness: Floats, mask: NDArray[np.bool_], ab: Floats, variance: float = 0.6, least: float = 0.0
-) -> Floats:
+    lightness: NDArray[np.float64],
+    mask: NDArray[np.bool_],
+    ab: NDArray[np.float64],
+    variance: float = 0.6,
+    least: float = 0.0,
+) -> NDArray[np.float64]:
     """The released program's equations, pixel by pixel, solved dense.
 
     ab, (2, h, w), is read where the mask is; no weight is below ``least``, which is 0 there and 1e-8 with us.
@@ -50,13 +53,15 @@ def by_definition(
     return np.linalg.solve(matrix, right).T.reshape(2, height, width)
 
 
-def spread(lightness: Floats, mask: NDArray[np.bool_], ab: Floats, variance: float, direct: int) -> Floats:
+def spread(
+    lightness: NDArray[np.float64], mask: NDArray[np.bool_], ab: NDArray[np.float64], variance: float, direct: int
+) -> NDArray[np.float64]:
     """``propagate``, told as ``by_definition`` is."""
     return propagate(lightness, np.flatnonzero(mask), ab[:, mask].T, variance, direct).ab
 
 
 @st.composite
-def images(draw: st.DrawFn) -> tuple[Floats, NDArray[np.bool_], Floats]:
+def images(draw: st.DrawFn) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]]:
     height, width = draw(st.integers(1, 9)), draw(st.integers(1, 9))
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     levels = draw(st.sampled_from([2, 3, 256]))  # few: hard edges and flat parts
@@ -68,7 +73,7 @@ def images(draw: st.DrawFn) -> tuple[Floats, NDArray[np.bool_], Floats]:
 
 @given(images(), st.sampled_from([0.6, 2.0]), st.sampled_from([DIRECT, ITERATED]))
 def test_is_what_the_released_program_solves(
-    case: tuple[Floats, NDArray[np.bool_], Floats], variance: float, direct: int
+    case: tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]], variance: float, direct: int
 ) -> None:
     np.testing.assert_allclose(spread(*case, variance, direct), by_definition(*case, variance), atol=2e-3)
 
@@ -97,14 +102,14 @@ def test_weights_add_up_to_one_and_stay_in_the_image() -> None:
 
 @BOTH
 @pytest.mark.parametrize("lightness", [np.full((1, 41), 50.0), np.linspace(20, 80, 41)[None]], ids=["flat", "ramp"])
-def test_between_two_ends_of_a_row_color_is_linear(lightness: Floats, direct: int) -> None:
+def test_between_two_ends_of_a_row_color_is_linear(lightness: NDArray[np.float64], direct: int) -> None:
     found = propagate(lightness, np.array([0, 40]), np.array([[40.0, -20.0], [-40.0, 60.0]]), direct=direct).ab[:, 0]
     np.testing.assert_allclose(found, [np.linspace(40, -40, 41), np.linspace(-20, 60, 41)], atol=TOLERANCE)
     upright = propagate(lightness.T, np.array([0, 40]), np.array([[40.0, -20.0], [-40.0, 60.0]]), direct=direct)
     np.testing.assert_allclose(upright.ab[..., 0], found, atol=2 * TOLERANCE)
 
 
-def regions() -> tuple[Floats, NDArray[np.int64]]:
+def regions() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Three flat parts with sharp edges, and which part every pixel is of."""
     y, x = np.mgrid[:36, :48]
     part = np.where((y - 12) ** 2 + (x - 14) ** 2 < 70, 1, np.where(x > 30 + y // 6, 2, 0))
@@ -144,7 +149,7 @@ def test_one_color_fills_the_image(direct: int) -> None:
 
 
 @pytest.fixture
-def noise() -> tuple[Floats, NDArray[np.bool_], Floats]:
+def noise() -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]]:
     random = np.random.default_rng(5)
     mask = random.random((15, 22)) < 0.05
     return random.uniform(10, 60, (15, 22)), mask, random.uniform(-80, 80, (2, 15, 22))
@@ -152,7 +157,7 @@ def noise() -> tuple[Floats, NDArray[np.bool_], Floats]:
 
 @BOTH
 def test_given_colors_are_kept_to_the_bit_and_bound_all_others(
-    noise: tuple[Floats, NDArray[np.bool_], Floats], direct: int
+    noise: tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]], direct: int
 ) -> None:
     lightness, mask, ab = noise
     found = spread(lightness, mask, ab, 0.6, direct)
@@ -161,7 +166,9 @@ def test_given_colors_are_kept_to_the_bit_and_bound_all_others(
         assert known.min() <= channel.min() and channel.max() <= known.max()
 
 
-def test_turning_brightening_and_adding(noise: tuple[Floats, NDArray[np.bool_], Floats]) -> None:
+def test_turning_brightening_and_adding(
+    noise: tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]],
+) -> None:
     lightness, mask, ab = noise
     found = spread(lightness, mask, ab, 0.6, DIRECT)
     turned = spread(lightness.T[::-1], mask.T[::-1], np.swapaxes(ab, 1, 2)[:, ::-1], 0.6, DIRECT)

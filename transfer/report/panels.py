@@ -12,9 +12,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from pretext.engine.journal import Record, read_journal
+from pretext.engine.journal import read_journal
 from pretext.engine.run import Settings
 from pretext.gamut import STEP, STEP_RANGE, bin_centers
+from pretext.store import Record
 from transfer.columns import Column
 from transfer.report.charts import (
     COLORS,

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from pretext.files import write_atomically
-from pretext.store import seal
+from pretext.store import Record, seal
 from pretint.colorization.scores.ledger import ScoreRecord
 from pretint.colorization.scores.metrics import Sums, balanced_auc, frechet_distance, psnr, raw_auc
 from transfer.bootstrap import SLOW_RESAMPLES, Estimate, Floats, accuracy, centered, difference, percentiles, resamples
 from transfer.layout import WIDTH, Number, OutputFormat, Sheet, TableCell, TableGrid, format_sheets
-from transfer.long_table import Record, difference_record, make_frame
+from transfer.long_table import difference_record, make_frame
 from transfer.result_format import read_sealed
 
 FORMAT = "pretint scores 3"

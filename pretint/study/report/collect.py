@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import NamedTuple
 
-from pretext.engine.journal import Record, read_journal, training_seconds
+from pretext.engine.journal import read_journal, training_seconds
 from pretext.engine.run import Settings, run_settings
 from pretext.errors import UserError
+from pretext.store import Record
 from pretint.study.cells import PRETRAIN, CellStore, StudyCell, StudyPlan
 from transfer.bootstrap import deviation, holm
 from transfer.columns import Column, Difference, test_difference

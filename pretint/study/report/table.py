@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import NamedTuple
 
+from pretext.store import Record
 from pretint.study.report.collect import HEALTH, EvaluationTable, StudyResults, TableRow
 from pretint.study.report.colors import ColorScores
 from transfer.bootstrap import METRIC_TITLES, p_text
 from transfer.columns import Column, row_names
 from transfer.layout import Number, Sheet, TableCell, TableGrid, frame_csv
-from transfer.long_table import Record, difference_record, join, make_frame, make_record
+from transfer.long_table import difference_record, join, make_frame, make_record
 from transfer.report.published import Published, PublishedTable, published
 
 ROWS = 8
