@@ -175,7 +175,7 @@ KINDS = {
     "run": Kind(_pretrain, unread=r".*/(samples|tensorboard)/.*"),
     "probe": Kind(lambda *where: _evaluate(*where, probe, ProbeSettings), r".*\.f16", 5),
     "knn": Kind(lambda *where: _evaluate(*where, knn, KnnSettings), r".*\.f16", 5),
-    "svm": Kind(lambda *where: _evaluate(*where, svm, SvmSettings), r".*\.f16", 5),
+    "svm": Kind(lambda *where: _evaluate(*where, svm, SvmSettings, stages=["conv1"]), r".*\.f16", 5),
     "score": Kind(_score),
     "colorize": Kind(_colorize, kept=r".*/[^.][^/]*\.png", unread=r".*sheet.*"),
     "pack": Kind(_pack, kept=r".*/shard-[0-9]+\.tar"),

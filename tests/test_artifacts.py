@@ -1,5 +1,6 @@
 """All kinds of artifacts: killed at random they go on to the same numbers, and no flipped bit is silently used."""
 
+import os
 import random
 import re
 import shutil
@@ -10,10 +11,10 @@ from typing import Any
 import pytest
 from artifact_kinds import KINDS, Kind, Outcome, jump, make_inputs, run_in_process, stored_files, take_away
 
-KILLS, FLIPS = 2, 5
+KILLS, FLIPS = 2, 3
 """Of each kind, and of each kind of file, in the fast tier."""
-MANY_KILLS, MANY_FLIPS = 20, 20
-"""The same in the slow tier."""
+MANY_KILLS, MANY_FLIPS = 20, int(os.environ.get("FLIPS", "5"))
+"""The same in the slow tier. FLIPS=100 takes most of an hour."""
 VANISHED = 3
 """How often the disk of each kind vanishes, in the slow tier."""
 QUICK = ("pack", "local copy", "study", "folder index", "tar index")
