@@ -106,7 +106,7 @@ def evaluation_jobs() -> Iterator[Job]:
         "probe, a tenth of the labels": "probe laptop --fraction 0.1",
         "probe at the labels' network": "probe labels",
         "knn": "knn laptop",
-        "svm": "svm laptop",
+        "svm": "svm laptop --fraction 0.1",
         "svm low-shot": "svm laptop --protocol voc07_svm_lowshot",
     }
     for name, words in cases.items():
