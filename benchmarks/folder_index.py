@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] and sys.argv[1] in ("opened", "used"):
-        function = {"opened": opened, "used": used}[sys.argv[1]]
-        print(json.dumps(function(*[int(text) if text.isdecimal() else text for text in sys.argv[2:]])))
+        functions: dict[str, Callable[..., object]] = {"opened": opened, "used": used}
+        print(json.dumps(functions[sys.argv[1]](*[int(text) if text.isdecimal() else text for text in sys.argv[2:]])))
     else:
         main()

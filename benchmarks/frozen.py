@@ -29,6 +29,8 @@ from pretext.data import LabeledDataset
 from pretext.data.order import permutation
 from pretext.data.source import digest_of_keys
 from pretext.engine.device import ComputeConfig, choose_compute
+from pretext.engine.signals import ExitStatus
+from pretext.store import Artifact
 from transfer.evaluation import EvaluationTask, Partial
 from transfer.features import CacheSettings, Rows, View, calibrate_batch_norm, extract
 from transfer.networks import open_network
@@ -90,7 +92,7 @@ def _measured(case: _Case, targets: Targets, shown: str, place: ComputeConfig, r
                     extract([network], one, view, protocol.poolings, place, cache, (targets.train, view), "features")[0]
                     for one in (targets.train, targets.test)
                 )
-                partial = Partial(cache.folder / "part.pt", "")
+                partial = Partial(Artifact(cache.folder / "part", {}, "classifiers", ""), lambda: ExitStatus.COMPLETE)
                 stages = [stage.name for stage in network.stages]
                 divided = split(targets.train.labels, protocol.holdout, 0, good=train.good)
                 return EvaluationTask(network, stages, train, test, targets, divided, view, 0, place, partial)

@@ -19,7 +19,8 @@ from benchmarks.paired import Job, Row, Spread, paired, spread, times_as_fast
 from pretext.color import rgb_to_lab
 from pretext.engine.memory import peak_memory, reset_peak_memory
 from pretint.colorization.reference import features, match_samples, samples_of
-from pretint.colorization.scribbles import Floats, affinities, propagate, random_walk
+from pretint.colorization.scribbles import affinities, propagate, random_walk
+from transfer.bootstrap import Floats
 
 
 def rows(device: torch.device, rounds: int) -> Iterator[Row]:
@@ -76,7 +77,8 @@ def printed(lab: Floats, known: np.ndarray) -> Floats:
             weights[itself] = 0
             for (i, j), weight in zip(window, weights / weights.sum(), strict=True):
                 matrix[pixel, i * width + j] -= weight
-    return np.linalg.solve(matrix, right)
+    solution: Floats = np.linalg.solve(matrix, right).astype(np.float64, copy=False)
+    return solution
 
 
 def plain(lab: Floats, known: np.ndarray) -> list[Floats]:

@@ -89,13 +89,13 @@ def times_as_fast(
             setting,
             against,
             "images/s",
-            *(spread([per / one for one in all_]) for all_ in (ours, plain)),
+            spread([per / one for one in ours]),
+            spread([per / one for one in plain]),
             ratio,
             target,
         )
-    return Row(
-        what, setting, against, "ms", *(spread([1e3 * one for one in all_]) for all_ in (ours, plain)), ratio, target
-    )
+    milliseconds = [spread([1e3 * one for one in taken]) for taken in (ours, plain)]
+    return Row(what, setting, against, "ms", milliseconds[0], milliseconds[1], ratio, target)
 
 
 def skipped(what: str, why: object) -> Row:

@@ -249,7 +249,7 @@ def read_long_table(file: Path) -> Numbers:
         kept += ["difference_over_seeds_low", "difference_over_seeds_high"]
     else:
         kept += ["about", "records", "most", "gray_threshold", "n", "n_gray", "n_unread", "prior"]
-    numbers = {}
+    numbers: Numbers = {}
     for place, row in enumerate(csv.DictReader(file.read_text().splitlines())):
         old = {names.get(name, name): re.sub(r", weights [0-9a-f]{8}", "", row[name]) for name in kept}
         if study:

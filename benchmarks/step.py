@@ -40,7 +40,8 @@ class _Bare(nn.Module):
         self.lightness = lightness
 
     def loss(self, rgb: Tensor, labels: Tensor) -> Tensor:
-        return self.colorizer(self.lightness).square().mean()
+        predicted: Tensor = self.colorizer(self.lightness)
+        return predicted.square().mean()
 
 
 def rows(device: torch.device, rounds: int) -> Iterator[Row]:

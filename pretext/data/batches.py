@@ -3,7 +3,7 @@
 import math
 import multiprocessing
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
 from typing import Any, Literal, NamedTuple
@@ -280,7 +280,7 @@ def batches(
     positions: range | None = None,
     pinned: bool = False,
     worker_start: WorkerStart = "default",
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Yield the batches of steps ``start`` to ``stop``: step s has the ``batch_size`` samples from s * batch_size.
 
     ``positions`` selects positions of every batch: the share of one process. Batches in ``pinned`` memory are copied
@@ -299,7 +299,7 @@ def batches(
         yield batch
 
 
-def stream(samples: Dataset[Sample], indices: range, batch_size: int, workers: int) -> Iterator[Batch]:
+def stream(samples: Dataset[Sample], indices: range, batch_size: int, workers: int) -> Generator[Batch, None, None]:
     """Yield the samples at ``indices``, in that order, in batches; images that cannot be read are left out."""
     cuts = (indices[at : at + batch_size] for at in range(0, len(indices), batch_size))
     return _load(samples, cuts, workers)
@@ -311,7 +311,7 @@ def _load(
     workers: int,
     pinned: bool = False,
     worker_start: WorkerStart = "default",
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Yield the samples at the indices of every batch, prepared by ``workers`` processes (0: this one).
 
     Workers never get the signals that request a stop: these are blocked while workers start, so that only the job
