@@ -43,8 +43,10 @@ voc: $(INSTALLED)
 	$(BIN)/pretint finetune segment $(TUNED) --config configs/transfer/laptop_segment.yaml \
 	    --train "voc:2012:train:$(VOC)" --test "voc:2012:val:$(VOC)"
 
-# One process per core and one thread in each. The tests of one file run in one process, because they share fixtures.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+# A process per core and one more (those of Slurm wait most of the time), and one thread in each. The tests of one file
+# run in one process, because they share fixtures.
+PROCESSES = $$(($$(getconf _NPROCESSORS_ONLN) + 1))
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(PROCESSES) --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 test: $(INSTALLED)
 	$(PYTEST) -m "not slow"
