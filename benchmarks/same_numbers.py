@@ -107,7 +107,7 @@ def evaluation_jobs() -> Iterator[Job]:
         "probe at the labels' network": "probe labels",
         "knn": "knn laptop",
         "svm": "svm laptop --fraction 0.1",
-        "svm low-shot": "svm laptop --protocol voc07_svm_lowshot",
+        "svm low-shot": "svm laptop --protocol voc07_svm_lowshot --stages+ conv3",
     }
     for name, words in cases.items():
         out = name.replace(" ", "-").replace(",", "").replace("'", "")
