@@ -59,6 +59,9 @@ def rename(text: str) -> str:
 
 Numbers = dict[str, str]
 
+DIGEST = re.compile(r"\.[0-9a-f]{6}(?=/)")
+"""The end of a folder's name that says which settings it is for: the editions name settings otherwise."""
+
 
 class Job(NamedTuple):
     """Commands, one after the other in a folder of their own edition, and the files whose numbers are compared."""
@@ -107,7 +110,7 @@ def evaluation_jobs() -> Iterator[Job]:
         "probe at the labels' network": "probe labels",
         "knn": "knn laptop",
         "svm": "svm laptop --fraction 0.1",
-        "svm low-shot": "svm laptop --protocol voc07_svm_lowshot --stages+ conv3",
+        "svm low-shot": "svm laptop --protocol voc07_svm_lowshot --stages+ conv3 --reference false",
     }
     for name, words in cases.items():
         out = name.replace(" ", "-").replace(",", "").replace("'", "")
@@ -131,7 +134,7 @@ def finetune_jobs() -> Iterator[Job]:
         for network in ("laptop", "rescaled:laptop"):
             out = f"tuned-{name.replace(' ', '-')}-{network.split(':')[0]}"
             command = f"finetune {name.split()[0]} {network} {words} {few} --out {out}"
-            yield Job("finetune", f"{name} {network}", (command,), (f"{out}/**/result*.json", f"{out}/**/*.pt"))
+            yield Job("finetune", f"{name} {network}", (command,), (f"{out}/*.json", f"{out}/**/*.pt"))
 
 
 def weights_jobs() -> Iterator[Job]:
@@ -508,6 +511,7 @@ def main() -> int:
                 if not saved.exists():
                     write_atomically(saved, json.dumps(run_job(job, edition, data, name == REFERENCE)).encode())
                 numbers = json.loads(saved.read_text())
+                numbers = {DIGEST.sub("", key): value for key, value in numbers.items()}
                 if name == REFERENCE:  # kept in its own words, of which HEAD's may change again
                     numbers = {rename(key): rename(value) for key, value in numbers.items()}
                 sets.append(numbers)
