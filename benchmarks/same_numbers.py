@@ -142,7 +142,9 @@ def weights_jobs() -> Iterator[Job]:
     for name in ("eccv16", "siggraph17", "vissl_alexnet", "vissl_resnet"):
         commands = [f"import {{data}}/{name}.pth {name}"]
         if not name.startswith("vissl"):
-            commands.append(f"colorize {name} {{data}}/imagenet-sample/1*.jpg --out {name}-colors --device cpu")
+            commands.append(
+                f"colorize {name} {{data}}/imagenet-sample/images/n014*.JPEG --out {name}-colors --device cpu"
+            )
         yield Job("weights", name, tuple(commands), (f"{name}/checkpoints/*.pt", f"{name}-colors/*.png"))
 
 
@@ -227,15 +229,20 @@ def read_csv(file: Path) -> Numbers:
     """Every cell but what took how long, and the digests of checkpoints."""
     rows = list(csv.DictReader(file.read_text().splitlines()))
     return {
-        f"row {place} {name}": re.sub(r", (checkpoint|weights) [0-9a-f]{8}", "", value)
-        for place, row in enumerate(rows)
+        f"{title_of(row)}, {name}": re.sub(r", (checkpoint|weights) [0-9a-f]{8}", "", value)
+        for row in rows
         for name, value in row.items()
         if name and not any(word in name for word in ("minutes", "seconds", "per_second", "checkpoint"))
     }
 
 
+def title_of(row: dict[str, str]) -> str:
+    """What a row of the first edition's CSV files is about; the order of rows may change."""
+    return " ".join(row[name] for name in ("evaluation", "method", "variant", "row", "metric") if row.get(name))
+
+
 SCORE_COLUMNS = {
-    "network": "method", "test": "images", "test_digest": "digest", "view_size": "size", "evaluation_seeds": "seed",
+    "network": "method", "test": "pictures", "test_digest": "digest", "view_size": "size", "evaluation_seeds": "seed",
 }  # fmt: skip
 """The long table's columns that were named otherwise in the CSV of scores."""
 STUDY_COLUMNS = {"network": "variant", "sd_over_seeds": "over_seeds", "n": "n_test"}
@@ -253,12 +260,12 @@ def read_long_table(file: Path) -> Numbers:
     else:
         kept += ["about", "records", "most", "gray_threshold", "n", "n_gray", "n_unread", "prior"]
     numbers: Numbers = {}
-    for place, row in enumerate(csv.DictReader(file.read_text().splitlines())):
+    for row in csv.DictReader(file.read_text().splitlines()):
         old = {names.get(name, name): re.sub(r", weights [0-9a-f]{8}", "", row[name]) for name in kept}
         if study:
             stage = ", ".join(filter(None, (row["stage"], row["variant"])))
             old |= {"row": stage or row["metric"], "seeds": row["seeds"].replace(";", " ")}
-        numbers |= {f"row {place} {name}": value for name, value in old.items()}
+        numbers |= {f"{title_of(old)}, {name}": value for name, value in old.items()}
     return numbers
 
 
@@ -436,6 +443,11 @@ def run_job(job: Job, edition: Edition, data: Path, reference: bool) -> Numbers:
         if code:
             last = (errors.strip() or shown.strip()).splitlines()[-1:]
             return {"error": f"{shlex.join(command)}: exit {code}: {' '.join(last)}"}
+    return read_outputs(job, place, reference)
+
+
+def read_outputs(job: Job, place: Path, reference: bool) -> Numbers:
+    """The numbers that a job has left."""
     numbers: Numbers = {}
     for output in job.outputs:
         read = READERS[Path(output).suffix][0 if reference else 1]
@@ -511,10 +523,8 @@ def main() -> int:
                 if not saved.exists():
                     write_atomically(saved, json.dumps(run_job(job, edition, data, name == REFERENCE)).encode())
                 numbers = json.loads(saved.read_text())
-                numbers = {DIGEST.sub("", key): value for key, value in numbers.items()}
-                if name == REFERENCE:  # kept in its own words, of which HEAD's may change again
-                    numbers = {rename(key): rename(value) for key, value in numbers.items()}
-                sets.append(numbers)
+                # Kept in its own words, of which HEAD's may change again.
+                sets.append({rename(DIGEST.sub("", key)): rename(value) for key, value in numbers.items()})
             line = verdict(*sets)
             wrong += not line.startswith("identical")
             print(f"{job.group:9} {job.name:40} {threads} threads  {line}", flush=True)
