@@ -17,7 +17,7 @@ from benchmarks.paired import Row, Spread, paired, spread, times_as_fast
 from pretext.color import rgb_to_ab
 from pretext.engine.memory import device_peak_memory, peak_memory, reset_peak_memory
 from pretext.gamut import Gamut
-from pretext.methods.colorization import soft_cross_entropy
+from pretext.methods.objectives import soft_cross_entropy
 
 _SHAPE = (40, 313, 44, 44)
 

@@ -7,8 +7,9 @@ from .data.source import DataSettings
 from .engine.signals import ExitStatus
 from .errors import ImageError, UserError
 from .gamut import Gamut
-from .methods.colorization import Classification, Colorizer, Objective, Regression
+from .methods.colorization import Colorizer
 from .methods.hints import HintSettings, sample_hints
+from .methods.objectives import Classification, Objective, Regression
 from .plugins import load_plugins
 from .pretrained import load_pretrained
 from .prior import estimate_prior, rebalancing_weights

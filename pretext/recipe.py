@@ -24,8 +24,9 @@ from pretext.engine.run import run_settings
 from pretext.engine.trainer import MachineSettings, TrainingSettings
 from pretext.errors import UserError
 from pretext.methods.classifier import Classifier
-from pretext.methods.colorization import OBJECTIVES, ClassBranch, Colorizer, ObjectiveSettings
+from pretext.methods.colorization import ClassBranch, Colorizer
 from pretext.methods.hints import HintSettings, sample_hints
+from pretext.methods.objectives import OBJECTIVES, ObjectiveSettings
 from pretext.online import OnlineSettings
 from pretext.settings import settings_from
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from pretext.backbones.contract import BackboneSettings
 from pretext.engine.checkpoint import save_checkpoint
-from pretext.methods.colorization import ObjectiveSettings
+from pretext.methods.objectives import ObjectiveSettings
 from pretext.pretrained import color_contract
 from pretext.recipe import PretrainSettings, build_colorizer
 from pretext.settings import to_plain

@@ -18,7 +18,7 @@ from pretext.data.batches import CropSettings
 from pretext.data.source import DataSettings
 from pretext.engine.checkpoint import save_checkpoint
 from pretext.engine.trainer import TrainingSettings
-from pretext.methods.colorization import ObjectiveSettings
+from pretext.methods.objectives import ObjectiveSettings
 from pretext.pretrained import color_contract
 from pretext.recipe import PretrainSettings, build_colorizer
 from pretext.settings import to_plain

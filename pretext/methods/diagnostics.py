@@ -12,7 +12,8 @@ from pretext.color import rgb_to_lightness
 from pretext.engine.device import ComputeConfig, autocast
 from pretext.gamut import STEP, Gamut
 from pretext.methods.classifier import Classifier
-from pretext.methods.colorization import Classification, Colorizer
+from pretext.methods.colorization import Colorizer
+from pretext.methods.objectives import Classification
 from pretext.prior import rebalancing_weights
 
 _AT_ONCE = 32

@@ -24,7 +24,8 @@ from pretext.engine.progress import say
 from pretext.engine.run import lock_run, write_checkpoint
 from pretext.errors import UserError
 from pretext.gamut import TEMPERATURE, bin_centers
-from pretext.methods.colorization import AB_SCALE, NoHead, ObjectiveSettings
+from pretext.methods.colorization import NoHead
+from pretext.methods.objectives import AB_SCALE, ObjectiveSettings
 from pretext.pretrained import BACKBONE, Pretrained, color_contract
 from pretext.recipe import PretrainSettings, build_colorizer
 from pretext.settings import to_plain

@@ -11,7 +11,8 @@ from torch import Tensor
 from pretext.engine.device import pick_device
 from pretext.errors import UserError
 from pretext.gamut import TEMPERATURE
-from pretext.methods.colorization import Classification, Colorizer, resample
+from pretext.methods.colorization import Colorizer, resample
+from pretext.methods.objectives import Classification
 from pretext.pretrained import Pretrained, load_pretrained
 from pretext.weights.importer import load_release
 from pretext.weights.state_dict import UnknownWeights, split_part

@@ -14,7 +14,7 @@ from pretext import roles
 from pretext.backbones import BACKBONES
 from pretext.data import open_dataset, open_labeled
 from pretext.data.source import fingerprint
-from pretext.methods.colorization import OBJECTIVES
+from pretext.methods.objectives import OBJECTIVES
 from pretext.plugins import plugin_contents
 from pretext.recipe import PretrainSettings, open_images
 from pretext.settings import settings_from

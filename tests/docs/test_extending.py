@@ -15,7 +15,7 @@ import pretint.cli
 from pretext.backbones import BACKBONES
 from pretext.data import DATASETS, open_dataset, open_labeled
 from pretext.errors import UserError
-from pretext.methods.colorization import OBJECTIVES
+from pretext.methods.objectives import OBJECTIVES
 from pretext.plugins import VARIABLE, Registry, load_plugins, plugin_contents
 from transfer.results import code_digest, find_results
 from transfer.tasks.registry import TASKS
@@ -139,7 +139,7 @@ def test_a_run_without_its_plugin_is_refused(
         ("net.py", "from pretext.backbones import BACKBONES, Tiny\nBACKBONES['a:b'] = Tiny\n", "use letters, digits"),
         (
             "all.py",
-            "from pretext.methods.colorization import *\nOBJECTIVES['labels'] = None\n",
+            "from pretext.methods.objectives import *\nOBJECTIVES['labels'] = None\n",
             "objective labels exists already",
         ),
         ("src.py", "from pretext.data import DATASETS\nDATASETS['voc'] = None\n", "source voc exists already"),

@@ -18,7 +18,7 @@ from pretext.engine.journal import read_journal
 from pretext.engine.run import newest_checkpoint
 from pretext.errors import UserError
 from pretext.gamut import STEP, STEP_RANGE, bin_centers
-from pretext.methods.colorization import ObjectiveSettings
+from pretext.methods.objectives import ObjectiveSettings
 from pretext.pretrain import pretrain
 from pretext.pretrained import color_contract, load_pretrained
 from pretext.recipe import PretrainSettings, build_colorizer

@@ -14,8 +14,8 @@ from pretext.engine.checkpoint import safetensors_digest
 from pretext.engine.run import find_checkpoint
 from pretext.errors import UserError
 from pretext.gamut import TEMPERATURE
-from pretext.methods.colorization import Classification
 from pretext.methods.hints import HintSettings, sample_hints
+from pretext.methods.objectives import Classification
 from pretext.settings import to_plain
 from pretext.weights.state_dict import split_part, weights_title
 from pretint.colorization.networks import LARGEST, open_pretrained, require_model

@@ -12,7 +12,7 @@ from small_scores import Make
 from pretext.backbones.contract import BackboneSettings
 from pretext.data.batches import CropSettings
 from pretext.engine.checkpoint import save_checkpoint
-from pretext.methods.colorization import ObjectiveSettings
+from pretext.methods.objectives import ObjectiveSettings
 from pretext.pretrained import color_contract
 from pretext.recipe import PretrainSettings, build_colorizer
 from pretext.settings import to_plain

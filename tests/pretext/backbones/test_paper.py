@@ -5,7 +5,8 @@ import torch
 
 from pretext.backbones import AlexNet, Backbone, Vgg
 from pretext.gamut import Gamut
-from pretext.methods.colorization import Classification, Colorizer
+from pretext.methods.colorization import Colorizer
+from pretext.methods.objectives import Classification
 
 BIN_CENTERS = 2 * 313  # the release keeps them as a convolution's weights, we in the gamut
 

@@ -15,7 +15,8 @@ import torch
 
 from pretext.backbones.from_timm import TimmBackbone
 from pretext.errors import UserError
-from pretext.methods.colorization import OBJECTIVES, Colorizer, ObjectiveSettings
+from pretext.methods.colorization import Colorizer
+from pretext.methods.objectives import OBJECTIVES, ObjectiveSettings
 
 SMALL = ("test", "atto", "femto", "pico", "nano", "xxs", "xxt", "xs", "xt", "tiny", "mini", "m0", "t0", "b0", "s0")
 CANDIDATES, MOST = 4, 12_000_000

@@ -14,7 +14,8 @@ from pretext.engine.memory import blocks
 from pretext.engine.trainer import MachineSettings, Trainer, TrainingSettings, optimizer_and_schedule
 from pretext.errors import UserError
 from pretext.gamut import Gamut
-from pretext.methods.colorization import Classification, Colorizer
+from pretext.methods.colorization import Colorizer
+from pretext.methods.objectives import Classification
 
 PLACE = ComputeConfig(torch.device("cpu"), "fp32", 0)
 TRAINING = TrainingSettings(steps=50, warmup=0, batch_size=8, lr=1e-2, precision="fp32")

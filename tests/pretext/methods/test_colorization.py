@@ -12,8 +12,9 @@ from pretext.backbones.contract import BackboneSettings
 from pretext.color import rgb_to_ab, rgb_to_lightness
 from pretext.errors import UserError
 from pretext.gamut import Gamut
-from pretext.methods.colorization import ClassBranch, Classification, Colorizer, Regression, join, resample
+from pretext.methods.colorization import ClassBranch, Colorizer, join, resample
 from pretext.methods.hints import HintSettings, sample_hints
+from pretext.methods.objectives import Classification, Regression
 from pretext.recipe import PretrainSettings, build_colorizer
 from pretext.settings import settings_from
 

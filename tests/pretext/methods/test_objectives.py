@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pretext.errors import UserError
 from pretext.gamut import Gamut, SoftTarget
-from pretext.methods.colorization import Classification, Objective, ObjectiveSettings, Regression, soft_cross_entropy
+from pretext.methods.objectives import Classification, Objective, ObjectiveSettings, Regression, soft_cross_entropy
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from pretext.data import Folder
 from pretext.data.batches import center_crop
 from pretext.engine.checkpoint import load_checkpoint, save_checkpoint
 from pretext.errors import UserError
-from pretext.methods.colorization import ObjectiveSettings
+from pretext.methods.objectives import ObjectiveSettings
 from pretext.pretrained import color_contract, load_pretrained
 from pretext.recipe import PretrainSettings, build_colorizer
 from pretext.settings import to_plain
