@@ -1,4 +1,4 @@
-"""Backbones: networks that compute features from lightness. Each has its file; all have the same interface.
+"""Backbones: networks that compute features from lightness or colors. Each has its file; all have the same interface.
 
 A backbone is built by its name: one of ``BACKBONES``, to which plugins can add, or any model of timm.
 """
@@ -11,10 +11,11 @@ import timm
 
 from pretext.backbones.alexnet import AlexNet
 from pretext.backbones.autoencoder import Autoencoder
-from pretext.backbones.contract import Backbone, Stage
-from pretext.backbones.from_timm import TimmBackbone, unknown_backbone
+from pretext.backbones.contract import Backbone, Inputs, Stage
+from pretext.backbones.from_timm import TimmAb, TimmBackbone, TimmColor, unknown_backbone
 from pretext.backbones.fusion import Fusion
 from pretext.backbones.siggraph import Siggraph17
+from pretext.backbones.split_brain import SplitBrain
 from pretext.backbones.tiny import Tiny
 from pretext.backbones.vgg import Vgg
 from pretext.errors import UserError
@@ -27,12 +28,21 @@ __all__ = [
     "Backbone",
     "Fusion",
     "Siggraph17",
+    "SplitBrain",
     "Stage",
     "TimmBackbone",
     "Tiny",
     "Vgg",
     "build_backbone",
 ]
+
+
+def _build_split_brain(half: str = "tiny", inputs: Inputs = "rgb", **arguments: Any) -> Backbone:
+    """Build two backbones named ``half`` and join them."""
+    if inputs != "rgb":
+        raise UserError(f"backbone split_brain: it reads rgb only, not {inputs}")
+    return SplitBrain(lambda reads: build_backbone(half, inputs=reads, **arguments))
+
 
 BACKBONES: Registry[Callable[..., Backbone]] = Registry(
     "backbone",
@@ -43,33 +53,39 @@ BACKBONES: Registry[Callable[..., Backbone]] = Registry(
         "siggraph17": Siggraph17,
         "fusion": Fusion,
         "autoencoder": Autoencoder,
+        "split_brain": _build_split_brain,
     },
     is_reserved=timm.is_model,
 )
 """Backbones that are not from timm: name -> class or function that builds it."""
 
 
-def build_backbone(name: str, /, **arguments: Any) -> Backbone:
+def build_backbone(name: str, /, inputs: Inputs = "lightness", **arguments: Any) -> Backbone:
     """Return the backbone of that name, with fresh weights.
 
     Args:
         name: a key of ``BACKBONES`` or the name of a timm model; "timm/NAME" is always timm's.
+        inputs: what it reads.
         arguments: the backbone's arguments, such as ``geometry`` of "alexnet" or ``weights`` of a
             timm model.
 
     Raises:
-        UserError: the name is unknown, or the backbone does not have an argument.
+        UserError: the name is unknown, or the backbone does not have an argument or reads something else.
     """
-    if name.startswith("timm/"):
-        return TimmBackbone(name.removeprefix("timm/"), **arguments)
     if name in BACKBONES:
         builder = BACKBONES[name]
+        parameters = inspect.signature(builder).parameters
+        if inputs != "lightness":
+            if "inputs" not in parameters:
+                raise UserError(f"backbone {name}: it reads lightness only, not {inputs}")
+            arguments["inputs"] = inputs
         try:
             inspect.signature(builder).bind(**arguments)
         except TypeError as error:
-            takes = ", ".join(inspect.signature(builder).parameters) or "none"
+            takes = ", ".join(parameters) or "none"
             raise UserError(f"backbone {name}: {error} (arguments it takes: {takes})") from error
         return builder(**arguments)
-    if not timm.is_model(name.partition(".")[0]):
+    model = name.removeprefix("timm/")
+    if model == name and not timm.is_model(name.partition(".")[0]):
         raise unknown_backbone(name, [*BACKBONES, *timm.list_models()])
-    return TimmBackbone(name, **arguments)
+    return {"lightness": TimmBackbone, "rgb": TimmColor, "ab": TimmAb}[inputs](model, **arguments)

@@ -1,4 +1,4 @@
-"""The paper's AlexNet for pretraining and for tests, with one input channel.
+"""The paper's AlexNet for pretraining and for tests, with one input channel or three.
 
 The layers are those of the released ``colorization/train_alexnet/train_val.prototxt`` (geometry "pretrain") and
 ``feature_learning_tests/linear/train_val.prototxt`` (geometry "test").
@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 
-from pretext.backbones.contract import Backbone, Stage
+from pretext.backbones.contract import CHANNELS, Backbone, Inputs, Stage, center
 from pretext.errors import UserError
 
 
@@ -47,7 +47,7 @@ class AlexNet(Backbone):
 
     In "test", pool5 to fc7 have twice the stride, and fc6 sees only whole 6 x 6 windows. As in the released net, there
     is no local response normalization and, by default, no scale and shift in batch norm and no dropout. The net
-    subtracts 50 from L.
+    subtracts 50 from L; sRGB gets the same range.
 
     Args:
         geometry: "pretrain" or "test".
@@ -56,6 +56,7 @@ class AlexNet(Backbone):
         affine: scale and shift in batch norm, as in VISSL's port.
         fully_connected: False ends the net at pool5, as VISSL's port does.
         dropout: the share of units dropped after fc6 and fc7 in training; 0.5 for fine-tuning.
+        inputs: what it reads.
 
     Raises:
         UserError: the geometry is unknown, or dropout is out of its range; in ``forward`` with "test": the input is
@@ -80,8 +81,10 @@ class AlexNet(Backbone):
         affine: bool = False,
         fully_connected: bool = True,
         dropout: float = 0.0,
+        inputs: Inputs = "lightness",
     ) -> None:
         super().__init__()
+        self.inputs = inputs
         if geometry not in tuple(GEOMETRIES):
             raise UserError(f"AlexNet has no geometry {geometry!r}: use one of {', '.join(GEOMETRIES)}")
         if not 0 <= dropout < 1:
@@ -114,7 +117,7 @@ class AlexNet(Backbone):
             return nn.MaxPool2d(3, stride, shape.pool_padding)
 
         # The forward pass runs the layers in the order of these lines.
-        self.conv1 = convolution(1, 96, 11, stride=4, padding=shape.conv1_padding)
+        self.conv1 = convolution(CHANNELS[inputs], 96, 11, stride=4, padding=shape.conv1_padding)
         self.pool1 = pool(2)
         self.conv2 = convolution(96, 256, 5, padding=2, groups=2)
         self.pool2 = pool(2)
@@ -133,15 +136,15 @@ class AlexNet(Backbone):
         """Return the size, or the smallest allowed size if it is larger; see ``Backbone.fit_size``."""
         return max(size, self.smallest)
 
-    def forward(self, lightness: Tensor) -> dict[str, Tensor]:
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Return the features of every stage; see ``Backbone.forward``."""
-        if min(lightness.shape[-2:]) < self.smallest:
-            height, width = lightness.shape[-2:]
+        if min(x.shape[-2:]) < self.smallest:
+            height, width = x.shape[-2:]
             raise UserError(
                 f"AlexNet in geometry 'test' needs {self.smallest} x {self.smallest} pixels or more, not "
                 f"{height} x {width}: enlarge the crop or use geometry 'pretrain'"
             )
-        x = lightness - 50
+        x = x - 50 if self.inputs == "lightness" else 50 * center(x, self.inputs)
         features = {}
         for name, layer in self.named_children():
             x = layer(x)

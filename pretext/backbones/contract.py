@@ -1,4 +1,4 @@
-"""The interface of every backbone: named stages, and a forward pass that returns the features of all."""
+"""The interface of every backbone: what it reads, named stages, and a forward pass that returns the features of all."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,10 +7,18 @@ from typing import Any, Literal, NamedTuple
 from torch import Tensor, nn
 
 from pretext import roles
-from pretext.color import rgb_to_lightness
+from pretext.color import rgb_to_ab, rgb_to_lightness
 from pretext.errors import UserError
 
 Init = Literal["random", "data", "kmeans"]
+
+Inputs = Literal["lightness", "rgb", "ab"]
+"""What a backbone reads: L of CIE Lab in [0, 100]; sRGB in [0, 1]; or a and b of CIE Lab, unscaled."""
+
+CHANNELS: dict[Inputs, int] = {"lightness": 1, "rgb": 3, "ab": 2}
+"""How many channels each of them has."""
+
+_CENTERS: dict[Inputs, tuple[float, float]] = {"lightness": (50, 50), "rgb": (0.5, 0.5), "ab": (0, 110)}
 
 
 @dataclass
@@ -21,6 +29,7 @@ class BackboneSettings:
         name: tiny, alexnet, vgg, siggraph17, fusion, autoencoder, any timm model, such as resnet18, or the name of a
             plugin's backbone.
         arguments: passed to the backbone's constructor, such as {geometry: test} for alexnet.
+        inputs: what it reads: lightness, or rgb (tiny, alexnet and timm models). Colorization needs lightness.
         weights: for a timm model: a local .safetensors or .pth file of published weights to start from; or
             published, which downloads timm's weights from the hub. Empty: random weights.
         init: initialization without a file of weights: random; data (scaled to images); or kmeans (clustered from
@@ -30,6 +39,7 @@ class BackboneSettings:
 
     name: str = roles.science("tiny")
     arguments: dict[str, Any] = roles.science(dict)
+    inputs: Literal["lightness", "rgb"] = roles.science("lightness")
     weights: str = roles.science("")
     init: Init = roles.science("random")
     init_images: int = roles.science(160)
@@ -37,14 +47,19 @@ class BackboneSettings:
     def __post_init__(self) -> None:
         if not all(isinstance(name, str) for name in self.arguments):
             raise UserError(f"backbone.arguments is {self.arguments}: its keys must be texts")
-        if "weights" in self.arguments:
-            raise UserError("backbone.arguments contains weights; set backbone.weights instead")
+        for name in {"weights", "inputs"} & self.arguments.keys():
+            raise UserError(f"backbone.arguments contains {name}; set backbone.{name} instead")
         if self.weights and self.init != "random":
             raise UserError(
                 f"backbone.init is {self.init}, which would overwrite backbone.weights: set only one of them"
             )
         if self.init_images < 1:
             raise UserError(f"backbone.init_images is {self.init_images}: it must be at least 1")
+
+    @property
+    def built_with(self) -> dict[str, Any]:
+        """All arguments of ``build_backbone``."""
+        return {**self.arguments, **({} if self.inputs == "lightness" else {"inputs": self.inputs})}
 
 
 class Stage(NamedTuple):
@@ -57,11 +72,14 @@ class Stage(NamedTuple):
 
 
 class Backbone(nn.Module):
-    """The part of a network that is transferred: it computes the features of every stage from lightness.
+    """The part of a network that is transferred: it computes the features of every stage.
 
-    A subclass must set ``stages`` and define ``forward``. It may also define ``fit_size`` (the allowed sizes of
-    images), ``takes_hints``, and ``vector_channels`` with ``with_vector``.
+    A subclass must set ``stages`` and define ``forward``. It may also set ``inputs`` and define ``fit_size`` (the
+    allowed sizes of images), ``takes_hints``, and ``vector_channels`` with ``with_vector``.
     """
+
+    inputs: Inputs = "lightness"
+    """What ``forward`` reads."""
 
     stages: tuple[Stage, ...]
     """The stages, in the order of the forward pass; the input of the color head is the last one."""
@@ -72,18 +90,24 @@ class Backbone(nn.Module):
     vector_channels = 0
     """The length of the vector that ``with_vector`` returns for each image; 0 if there is none."""
 
-    def forward(self, lightness: Tensor) -> dict[str, Tensor]:
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Return the features of every stage, in the order of ``stages``.
 
         Args:
-            lightness: (B, 1, H, W), L of CIE Lab, unscaled, in [0, 100]. The backbone normalizes it itself.
+            x: (B, C, H, W), what ``inputs`` says, by default L, unscaled. The backbone normalizes it itself.
 
         Returns:
             stage name -> (B, channels, about H / stride, about W / stride).
         """
         raise AssertionError("a backbone defines forward")
 
-    def with_vector(self, lightness: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    def to_input(self, rgb: Tensor) -> Tensor:
+        """Return what ``forward`` reads of sRGB images, (B, 3, H, W), uint8 in [0, 255] or float in [0, 1]."""
+        if self.inputs == "rgb":
+            return rgb if rgb.is_floating_point() else rgb.float() / 255
+        return rgb_to_lightness(rgb) if self.inputs == "lightness" else rgb_to_ab(rgb)
+
+    def with_vector(self, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Return the same features, and a vector for each whole image, (B, C); only with ``vector_channels``."""
         raise AssertionError("a backbone with vector_channels defines with_vector")
 
@@ -91,13 +115,13 @@ class Backbone(nn.Module):
         """Return the allowed side of an image that is nearest to ``size``, in pixels; by default ``size``."""
         return size
 
-    def __call__(self, lightness: Tensor, *hints: Tensor) -> dict[str, Tensor]:  # for the type checker
-        features: dict[str, Tensor] = super().__call__(lightness, *hints)
+    def __call__(self, x: Tensor, *hints: Tensor) -> dict[str, Tensor]:  # for the type checker
+        features: dict[str, Tensor] = super().__call__(x, *hints)
         return features
 
 
 class FromRgb(nn.Module):
-    """A backbone with a front end that computes lightness from sRGB."""
+    """A backbone with a front end that computes what it reads from sRGB."""
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
@@ -106,7 +130,13 @@ class FromRgb(nn.Module):
 
     def forward(self, rgb: Tensor) -> dict[str, Tensor]:
         """Return the features of every stage for sRGB (B, 3, H, W), uint8 in [0, 255] or float in [0, 1]."""
-        return self.backbone(rgb_to_lightness(rgb))
+        return self.backbone(self.backbone.to_input(rgb))
+
+
+def center(x: Tensor, inputs: Inputs) -> Tensor:
+    """Return a backbone's input, (B, C, H, W), scaled to about [-1, 1]."""
+    middle, half = _CENTERS[inputs]
+    return (x - middle) / half
 
 
 def channel_scaler(width: float, name: str) -> Callable[[int], int]:

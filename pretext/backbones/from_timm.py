@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pretext.backbones.contract import Backbone, Stage
+from pretext.backbones.contract import Backbone, Stage, center
 from pretext.backbones.timm_weights import fetch_weights, first_line, load_file, load_weights
 from pretext.color import lightness_to_gray
 from pretext.errors import UserError
@@ -172,14 +172,16 @@ class TimmBackbone(Backbone):
         self.register_buffer("lightness_mean", torch.tensor(100 * sum(mean) / len(mean)))
         self.register_buffer("lightness_std", torch.tensor(100 * sum(std) / len(std)))
 
-    def forward(self, lightness: Tensor) -> dict[str, Tensor]:
-        """Return the features of every stage; see ``Backbone.forward``."""
+    def normalize(self, x: Tensor) -> Tensor:
+        """Return what the model of timm gets for an input, (B, C, H, W)."""
         if self.gray:
-            gray = lightness_to_gray(lightness)
-            return self._stages(((gray.unsqueeze(1) - self.rgb_mean) / self.rgb_std).flatten(1, 2))
-        return self._stages((lightness - self.lightness_mean) / self.lightness_std)
+            gray = lightness_to_gray(x)
+            return ((gray.unsqueeze(1) - self.rgb_mean) / self.rgb_std).flatten(1, 2)
+        return (x - self.lightness_mean) / self.lightness_std
 
-    def _stages(self, normalized: Tensor) -> dict[str, Tensor]:
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Return the features of every stage; see ``Backbone.forward``."""
+        normalized = self.normalize(x)
         size = tuple(normalized.shape[-2:])
         try:
             maps = self.net(normalized)
@@ -210,7 +212,7 @@ class TimmBackbone(Backbone):
 
 
 class TimmColor(TimmBackbone):
-    """A timm model for sRGB images, for comparisons; Pretint cannot pretrain it.
+    """A timm model for sRGB images.
 
     R, G and B are normalized as timm's configuration of the model says.
 
@@ -224,15 +226,15 @@ class TimmColor(TimmBackbone):
     """
 
     channels = 3
+    inputs = "rgb"
 
     def _register_normalization(self, mean: Sequence[float], std: Sequence[float]) -> None:
         self.register_buffer("rgb_mean", torch.tensor(mean).view(3, 1, 1))
         self.register_buffer("rgb_std", torch.tensor(std).view(3, 1, 1))
 
-    def forward(self, rgb: Tensor) -> dict[str, Tensor]:
-        """Return stage name -> (B, channels, h, w) for sRGB (B, 3, H, W), uint8 in [0, 255] or float in [0, 1]."""
-        scaled = rgb if rgb.is_floating_point() else rgb.float() / 255
-        return self._stages((scaled - self.rgb_mean) / self.rgb_std)
+    def normalize(self, x: Tensor) -> Tensor:
+        """See ``TimmBackbone.normalize``; sRGB may also be uint8 in [0, 255]."""
+        return (self.to_input(x) - self.rgb_mean) / self.rgb_std
 
     def load_published(self) -> None:
         """Load the model's published weights, from the hub or its local cache.
@@ -243,6 +245,17 @@ class TimmColor(TimmBackbone):
         instead = f"use a local file (timm:{self.name}:FILE) or random weights (timm:{self.name}:random)"
         stored = fetch_weights(self.name, f"timm:{self.name}", instead)
         load_weights(self.net, self.name, stored, self._full_arguments, f"timm:{self.name}")
+
+
+class TimmAb(TimmBackbone):
+    """A timm model for a and b of CIE Lab; arguments as for ``TimmBackbone``."""
+
+    channels = 2
+    inputs = "ab"
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """See ``TimmBackbone.normalize``."""
+        return center(x, "ab")
 
 
 def unknown_backbone(name: str, known: Iterable[str]) -> UserError:

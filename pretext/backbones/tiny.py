@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from pretext.backbones.contract import Backbone, Stage
+from pretext.backbones.contract import CHANNELS, Backbone, Inputs, Stage, center
 from pretext.errors import UserError
 
 _WIDTHS = (32, 64, 128, 256, 256)
@@ -16,17 +16,19 @@ class Tiny(Backbone):
     """Five stages of convolution, batch normalization and ReLU, at strides 2, 4, 8, 16 and 16.
 
     Every stage but the last halves the image: early striding is what makes it fast. On the input,
-    L is centered to (L - 50) / 50.
+    L is centered to (L - 50) / 50, and sRGB in [0, 1] likewise.
 
     Args:
         widths: channels of the five stages; by default it has under a million weights.
+        inputs: what it reads.
 
     Raises:
         UserError: these are not five whole numbers from 1.
     """
 
-    def __init__(self, widths: Sequence[int] = _WIDTHS) -> None:
+    def __init__(self, widths: Sequence[int] = _WIDTHS, inputs: Inputs = "lightness") -> None:
         super().__init__()
+        self.inputs = inputs
         if (
             not isinstance(widths, Sequence)
             or len(widths) != len(_STRIDES)
@@ -35,7 +37,9 @@ class Tiny(Backbone):
             raise UserError(f"backbone tiny: widths is {widths}: give five whole numbers from 1 to 4096")
         stages, stride = [], 1
         self.blocks = nn.ModuleDict()
-        for number, ((before, width), step) in enumerate(zip(pairwise((1, *widths)), _STRIDES, strict=True), 1):
+        for number, ((before, width), step) in enumerate(
+            zip(pairwise((CHANNELS[inputs], *widths)), _STRIDES, strict=True), 1
+        ):
             stride *= step
             stages.append(Stage(f"conv{number}", width, stride))
             self.blocks[f"conv{number}"] = nn.Sequential(
@@ -43,9 +47,9 @@ class Tiny(Backbone):
             )
         self.stages = tuple(stages)
 
-    def forward(self, lightness: Tensor) -> dict[str, Tensor]:
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
         """See ``Backbone.forward``."""
-        features, x = {}, (lightness - 50) / 50
+        features, x = {}, center(x, self.inputs)
         for name, block in self.blocks.items():
             x = features[name] = block(x)
         return features

@@ -33,7 +33,7 @@ from pretext.weights.plain_modules import Images, InputKind, largest_difference,
 
 TOLERANCE = 1e-4
 _MAX_PROTOBUF = 2**31  # bytes
-_INPUT_KINDS: dict[str, tuple[InputKind, ...]] = {
+_FROM_LIGHTNESS: dict[str, tuple[InputKind, ...]] = {
     "safetensors": ("lightness",),
     "timm": ("lightness", "folded"),
     "torchvision": ("lightness", "folded"),
@@ -57,15 +57,16 @@ class ExportSettings:
             model; onnx: a graph.
         part: backbone; colorizer: backbone and color head; auto: colorizer for safetensors if there is a color head,
             otherwise backbone.
-        input: lightness: L in [0, 100], as in training (for timm and torchvision: normalized); rgb (onnx): sRGB in
-            [0, 1], from which the graph computes L exactly; folded (timm, torchvision): normalized RGB, for a first
-            convolution with three channels; an approximation.
+        input: auto: what the backbone reads. lightness: L in [0, 100] (for timm and torchvision: normalized). rgb: sRGB
+            in [0, 1] (for timm and torchvision: normalized), from which the graph of onnx computes L exactly. folded
+            (timm, torchvision): normalized RGB for a backbone that reads lightness, in a first convolution with three
+            channels; an approximation.
         size: side of the images on which the result is checked, in pixels; 0: the image size of training.
     """
 
     format: Literal["safetensors", "timm", "torchvision", "onnx"] = "safetensors"
     part: Literal["auto", "backbone", "colorizer"] = "auto"
-    input: InputKind = "lightness"
+    input: InputKind | Literal["auto"] = "auto"
     size: int = 0
 
     def __post_init__(self) -> None:
@@ -75,8 +76,6 @@ class ExportSettings:
             raise UserError(
                 f"{self.format} models have no color head; leave part out, or use format safetensors or onnx"
             )
-        if self.input not in _INPUT_KINDS[self.format]:
-            raise UserError(f"format {self.format} has no input {self.input}: {_INPUT_ADVICE[self.format]}")
 
     @property
     def ending(self) -> str:
@@ -115,6 +114,13 @@ def export(model: Path, destination: Path, settings: ExportSettings) -> Exported
     if destination.exists():
         raise UserError(f"{destination}: exists; remove it, or name another file")
     pretrained = load_pretrained(model)
+    backbone = pretrained.colorizer.backbone
+    reads: InputKind = "rgb" if backbone.inputs == "rgb" else "lightness"
+    input_kind = reads if settings.input == "auto" else settings.input
+    if reads == "rgb" and input_kind != "rgb":
+        raise UserError(f"{model}: this backbone reads rgb, not lightness; leave input {input_kind} out")
+    if reads == "lightness" and input_kind not in _FROM_LIGHTNESS[settings.format]:
+        raise UserError(f"format {settings.format} has no input {input_kind}: {_INPUT_ADVICE[settings.format]}")
     part = settings.part
     if part == "auto":
         part = "colorizer" if settings.format == "safetensors" and pretrained.has_head else "backbone"
@@ -136,13 +142,13 @@ def export(model: Path, destination: Path, settings: ExportSettings) -> Exported
             "pretext.load_pretrained can read this checkpoint"
         )
         return Exported(destination, [note, *warnings])
-    size = pretrained.colorizer.backbone.fit_size(settings.size or pretrained.settings.view_size)
+    size = backbone.fit_size(settings.size or pretrained.settings.view_size)
     with torch.no_grad():
         if settings.format == "onnx":
             colorizer = pretrained.colorizer if part == "colorizer" else None
-            notes = write_onnx(destination, pretrained.colorizer.backbone, colorizer, settings.input, _images, size)
+            notes = write_onnx(destination, backbone, colorizer, input_kind, _images, size)
         else:
-            notes = write_plain(destination, settings.format, pretrained, settings.input, _images, size)
+            notes = write_plain(destination, settings.format, pretrained, input_kind, _images, size)
     return Exported(destination, [*notes, *warnings])
 
 
@@ -163,7 +169,7 @@ class _Graph(nn.Module):
         self.outputs = [stage.name for stage in backbone.stages] + (["ab"] if colorizer else [])
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        features = self.backbone(rgb_to_lightness(image) if self.from_rgb else image)
+        features = self.backbone(self.backbone.to_input(image) if self.from_rgb else image)
         if self.colorizer is None:
             return tuple(features.values())
         output = self.colorizer.output(features, image.shape[-2:])

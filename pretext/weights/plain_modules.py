@@ -3,7 +3,7 @@
 The kinds of input that an exported network can have:
 
 lightness    one channel, as in training: L of CIE Lab.
-rgb          sRGB; a front end computes L from it exactly (ONNX only).
+rgb          sRGB; for a backbone that reads lightness, a front end computes L from it exactly (ONNX only).
 folded       sRGB, normalized as for ImageNet classifiers; the first convolution is widened to three channels, so that
              the network has only the layers of the plain model. L is not a linear function of gamma-encoded RGB, so
              this is an approximation by the nearest affine function.
@@ -52,7 +52,7 @@ def write_plain(
         destination: the file.
         library: timm or torchvision.
         pretrained: the network whose backbone is written.
-        input_kind: lightness or folded.
+        input_kind: lightness or folded; rgb for a backbone that reads it.
         images: returns real images for the comparison.
         size: their side, in pixels.
 
@@ -73,29 +73,33 @@ def write_plain(
             f"backbone {backbone.name} converts L to gray RGB (gray: true), and a plain model cannot do this; use "
             "format safetensors or onnx"
         )
-    channels = 3 if input_kind == "folded" else 1
-    plain, make = _build_plain(library, backbone, pretrained.settings.backbone.arguments, channels=1)
+    plain, make = _build_plain(library, backbone, pretrained.settings.backbone.arguments, backbone.channels)
     untrained = _load_backbone(plain, backbone)
     changes = _copy_convolutions(plain, backbone)
     published = timm.get_pretrained_cfg(backbone.name)
-    mean, std = backbone.lightness_mean.item(), backbone.lightness_std.item()
-    rgb = _IMAGENET if library == "torchvision" else (published.mean, published.std)
     photographs = images(_PHOTOGRAPHS, size)
-    features = backbone(rgb_to_lightness(photographs))
-    plain_features = _compute_stages(plain, backbone, (rgb_to_lightness(photographs) - mean) / std)
+    x = backbone.to_input(photographs)
+    features = backbone(x)
+    plain_features = _compute_stages(plain, backbone, backbone.normalize(x))
     worst = largest_difference((plain_features[name], features[name]) for name in plain_features)
     if not worst <= TOLERANCE:
         raise UserError(
             f"{library}'s plain {backbone.name} computes other features than the backbone (relative difference "
             f"{worst:.1g}); use format safetensors or onnx"
         )
-    if input_kind == "folded":
-        wide, make = _build_plain(library, backbone, pretrained.settings.backbone.arguments, channels)
+    rgb = _IMAGENET if library == "torchvision" and input_kind == "folded" else (published.mean, published.std)
+    of_rgb = f"sRGB in [0, 1], minus {_format_numbers(rgb[0])}, divided by {_format_numbers(rgb[1])}"
+    if input_kind == "rgb":
+        input_format = of_rgb
+    elif input_kind == "folded":
+        mean, std = backbone.lightness_mean.item(), backbone.lightness_std.item()
+        wide, make = _build_plain(library, backbone, pretrained.settings.backbone.arguments, channels=3)
         _copy_convolutions(wide, backbone)
         fold(plain, wide, (mean, std), rgb, size)
         plain = wide
-        input_format = f"sRGB in [0, 1], minus {_format_numbers(rgb[0])}, divided by {_format_numbers(rgb[1])}"
+        input_format = of_rgb
     else:
+        mean, std = backbone.lightness_mean.item(), backbone.lightness_std.item()
         input_format = f"one channel: (L - {mean:.6g}) / {std:.6g}, L of CIE Lab (D65) in [0, 100]"
     code = [*make, *changes, f'model.load_state_dict(safetensors.torch.load_file("{destination.name}"))']
     content = {"code": code, "input": input_format, "untrained": untrained, "step": pretrained.step}
@@ -106,7 +110,7 @@ def write_plain(
             f"not trained, still at initial values: {', '.join(untrained)}; model.forward_intermediates gives the "
             "features before them"
         )
-    if input_kind == "lightness":
+    if input_kind != "folded":
         return [*notes, f"largest difference on {_PHOTOGRAPHS} photographs: {worst:.1e} of the largest value"]
     # The errors of L and of the features that folding causes on photographs.
     means, stds = (torch.tensor(values)[:, None, None] for values in rgb)

@@ -152,7 +152,7 @@ def adapt(
         if rescaled and images is not None:
             before, after = rescale(features, images.to(device), stages[-1], network.kind == "random")
             notes.append(f"ratios of gradient to weights spanned a factor of {before:.3g}, rescaled {after:.3g}")
-        if settings.color and isinstance(features, FromRgb):
+        if settings.color and isinstance(features, FromRgb) and features.backbone.inputs == "lightness":
             features = add_color(features, trace(features, example))
             if settings.freeze_to:
                 notes.append(f"frozen to {settings.freeze_to}, it cannot learn to see color")

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from pretext.backbones import BACKBONES, Backbone, TimmBackbone, build_backbone
+from pretext.backbones.contract import CHANNELS, FromRgb, Inputs
+from pretext.color import rgb_to_ab, rgb_to_lightness
 from pretext.errors import UserError
 
 TIMM = (
@@ -19,15 +21,28 @@ TIMM = (
 )
 
 
-@pytest.fixture(scope="module", params=[*BACKBONES, *TIMM])
+COLOR = ("tiny", "alexnet", "resnet18", "vit_tiny_patch16_224")
+CASES: list[tuple[str, Inputs]] = [
+    *((name, "rgb" if name == "split_brain" else "lightness") for name in (*BACKBONES, *TIMM)),
+    *((name, reads) for name in COLOR for reads in ("rgb", "ab")),  # type: ignore[misc]
+]
+SCALES = {"lightness": 100, "rgb": 1, "ab": 50}
+
+
+@pytest.fixture(scope="module", params=CASES, ids=[f"{name}-{reads}" for name, reads in CASES])
 def named(request: pytest.FixtureRequest) -> Iterator[tuple[str, Backbone]]:
     torch.manual_seed(0)
-    yield request.param, build_backbone(request.param)
+    name, reads = request.param
+    yield name, build_backbone(name, inputs=reads)
+
+
+def example(net: Backbone, count: int, height: int, width: int) -> torch.Tensor:
+    return torch.rand(count, CHANNELS[net.inputs], height, width) * SCALES[net.inputs]
 
 
 def test_forward_returns_the_declared_stages(named: tuple[str, Backbone]) -> None:
     net = named[1].eval()
-    lightness = torch.rand(1, 1, 96, 128) * 100
+    lightness = example(net, 1, 96, 128)
     before = lightness.clone()
     with torch.no_grad():
         features = net(lightness)
@@ -47,7 +62,7 @@ def test_gradients_reach_every_parameter_from_the_last_stage(named: tuple[str, B
         for parameter in net.parameters():
             if not parameter.any():  # a residual branch that starts at zero passes no gradient on yet
                 parameter.fill_(0.1)
-    last = net(torch.rand(2, 1, 64, 64) * 100)[net.stages[-1].name]
+    last = net(example(net, 2, 64, 64))[net.stages[-1].name]
     (last * torch.randn_like(last)).sum().backward()
     for name, parameter in net.named_parameters():
         assert parameter.grad is not None, name
@@ -60,18 +75,29 @@ def test_gradients_reach_every_parameter_from_the_last_stage(named: tuple[str, B
 def test_a_state_dict_makes_the_same_net(named: tuple[str, Backbone]) -> None:
     name, net = named
     torch.manual_seed(2)
-    copy = build_backbone(name)
+    copy = build_backbone(name, inputs=net.inputs)
     assert copy.stages == net.stages
     copy.load_state_dict(net.state_dict(), strict=True)
-    lightness = torch.rand(1, 1, 64, 64) * 100
+    lightness = example(net, 1, 64, 64)
     with torch.no_grad():
         ours, theirs = net.eval()(lightness), copy.eval()(lightness)
     assert all(torch.equal(ours[stage.name], theirs[stage.name]) for stage in net.stages)
 
 
-def test_color_is_refused(named: tuple[str, Backbone]) -> None:
-    with torch.no_grad(), pytest.raises(RuntimeError, match="channels"):
-        named[1].eval()(torch.rand(1, 3, 64, 64))
+def test_other_channels_are_refused(named: tuple[str, Backbone]) -> None:
+    with torch.no_grad(), pytest.raises((RuntimeError, ValueError), match=r"channels|size|shape|values to unpack"):
+        named[1].eval()(torch.rand(1, 3 if named[1].inputs != "rgb" else 4, 64, 64))
+
+
+def test_what_it_reads_is_made_from_color(named: tuple[str, Backbone]) -> None:
+    rgb = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
+    makes = {"lightness": rgb_to_lightness, "ab": rgb_to_ab, "rgb": lambda rgb: rgb / 255}
+    net = named[1].eval()
+    with torch.no_grad():
+        expected = net(makes[net.inputs](rgb))
+        for given in (rgb, rgb / 255):
+            for name, features in FromRgb(net)(given).items():
+                torch.testing.assert_close(features, expected[name], rtol=1e-3, atol=1e-4)
 
 
 def test_timm_names_and_ours() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pretext.backbones.from_timm import TimmBackbone, TimmColor
 from pretext.errors import UserError
-from pretext.recipe import PretrainSettings, build_colorizer
+from pretext.recipe import PretrainSettings, build_network
 from pretext.settings import settings_from
 from transfer.networks import open_network
 
@@ -188,7 +188,7 @@ def test_one_of_several_networks_is_named(
     settings = settings_from(
         PretrainSettings, {"backbone": {"name": "test_resnet", "weights": f"{file}#{parts[0]}"}}, "test"
     )
-    built = build_colorizer(settings, torch.full((313,), 1 / 313), published=True).backbone.state_dict()
+    built = build_network(settings, torch.full((313,), 1 / 313), published=True).backbone.state_dict()
     first = next(value for value in built.values() if value.ndim == 4)
     torch.testing.assert_close(first, weights["conv1.0.weight"].sum(1, keepdim=True))
 
