@@ -8,10 +8,10 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
-from pretext.engine.trainer import Method
+from pretext.engine.trainer import HasLoss
 
 
-def operations(network: Method, rgb: Tensor, labels: Tensor) -> float:
+def operations(network: HasLoss, rgb: Tensor, labels: Tensor) -> float:
     """Additions and multiplications that an image's loss and its gradient take, by ``FlopCounterMode``.
 
     Convolutions and products of matrices, a head's too; not what acts element by element (color, norms, activations,
@@ -25,7 +25,8 @@ def operations(network: Method, rgb: Tensor, labels: Tensor) -> float:
     """
     counted = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: _convolution})
     with sdpa_kernel(SDPBackend.MATH), counted:
-        network.loss(rgb, labels).backward()
+        loss = network.loss(rgb, labels)
+        (loss if isinstance(loss, Tensor) else loss[0]).backward()
     return float(counted.get_total_flops()) / len(rgb)
 
 

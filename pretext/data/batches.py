@@ -61,7 +61,7 @@ class Sample(NamedTuple):
     """One crop, its label, and the images that could not be read."""
 
     rgb: Tensor | None
-    """uint8 (3, H, W); None if none of 100 images in a row can be read."""
+    """uint8 (3, H, W), or (views, 3, H, W); None if none of 100 images in a row can be read."""
     skipped: list[tuple[str, str]]
     """Key and reason of the images that cannot be read. Each is replaced by the next image of the source."""
     label: Any = -1
@@ -180,6 +180,8 @@ class TrainDataset(AugmentedDataset):
         weights: as ``AugmentedDataset``.
         cache_bytes: memory that each worker may fill with decoded images.
         labeled: samples carry labels; every part must be a labeled source, or a `Subset` of one.
+        views: crops of each image. If several, a sample's ``rgb`` is (views, 3, H, W); the first is the only one of a
+            dataset with one view.
     """
 
     def __init__(
@@ -190,9 +192,11 @@ class TrainDataset(AugmentedDataset):
         weights: Sequence[float] | None = None,
         cache_bytes: int = 0,
         labeled: bool = False,
+        views: int = 1,
     ) -> None:
         super().__init__(parts, seed, weights)
-        self.crop, self.labeled = crop, labeled
+        self.crop, self.labeled, self.views = crop, labeled, views
+        self.draws = 5 * views
         self._cache: dict[tuple[int, int], np.ndarray] = {}
         self._room = cache_bytes
         # The smallest part that may be shown must still have a crop's worth of pixels.
@@ -209,8 +213,10 @@ class TrainDataset(AugmentedDataset):
             if size <= self._room:
                 self._room -= size
                 self._cache[part, index] = np.asarray(image)
-        crop = random_crop(image, self.crop, uniform)
-        return torch.from_numpy(crop).permute(2, 0, 1), label_of(self.parts[part], index) if self.labeled else -1
+        drawn = np.split(uniform, self.views)
+        crops = [torch.from_numpy(random_crop(image, self.crop, each)).permute(2, 0, 1) for each in drawn]
+        rgb = crops[0] if self.views == 1 else torch.stack(crops)
+        return rgb, label_of(self.parts[part], index) if self.labeled else -1
 
 
 def random_crop(image: Image.Image, crop: CropSettings, uniform: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -135,6 +135,50 @@ def all_reduce_mean(values: Tensor) -> Tensor:
             dist.all_reduce(values)
         values /= world_size()
     return values
+
+
+def gather_with_gradient(values: Tensor) -> Tensor:
+    """Return the rows of all processes, in the order of their ranks, (processes * B, ...).
+
+    Its gradient reaches the rows of every process: each gets the sum of what all processes' losses give it. As
+    DistributedDataParallel averages gradients, the mean of all losses is what is minimized.
+    """
+    if world_size() == 1:
+        return values
+    gathered: Tensor = _Gather.apply(values)
+    return gathered
+
+
+def mean_with_gradient(values: Tensor) -> Tensor:
+    """Return the mean of all processes' values, with a gradient as that of ``gather_with_gradient``."""
+    if world_size() == 1:
+        return values
+    mean: Tensor = _Mean.apply(values)
+    return mean
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        parts = [torch.empty_like(values) for _ in range(world_size())]
+        dist.all_gather(parts, values.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> Tensor:
+        upstream = upstream.contiguous()
+        dist.all_reduce(upstream)
+        return upstream.chunk(world_size())[rank()]
+
+
+class _Mean(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        return all_reduce_mean(values.clone())
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> Tensor:
+        return all_reduce_mean(upstream.clone())
 
 
 @contextmanager

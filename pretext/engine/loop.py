@@ -174,7 +174,7 @@ def train(
         )
         for batch in log.time_loading(loader):
             loss, norm = trainer.step(batch.rgb, batch.labels)
-            log.steps.append((trainer.done, trainer.rate, loss, norm))
+            log.steps.append((trainer.done, trainer.rate, loss, norm, trainer.parts))
             log.skipped += batch.skipped
 
             step = trainer.done
@@ -208,7 +208,7 @@ class _TrainLog:
     advance: Advance
     skipped: list[tuple[str, str]]
     replayable: bool
-    steps: list[tuple[int, float, Tensor, Tensor]] = field(default_factory=list)
+    steps: list[tuple[int, float, Tensor, Tensor, dict[str, Tensor]]] = field(default_factory=list)
     """Losses stay on the device until they are logged."""
 
     def __post_init__(self) -> None:
@@ -242,11 +242,14 @@ class _TrainLog:
             if (key, reason) not in self._journaled:
                 self._journaled.add((key, reason))
                 self.journal.write("skipped", step_now, key=key, reason=reason)
-        losses = distributed.all_reduce_mean(torch.stack([loss for _, _, loss, _ in self.steps])).tolist()
-        norms = torch.stack([norm for *_, norm in self.steps]).tolist()
-        for (step, rate, *_), loss, norm in zip(self.steps, losses, norms, strict=True):
+        names = [*self.steps[0][-1]]  # of the loss's parts, the same in every step
+        means = torch.stack([torch.stack([loss, *parts.values()]) for _, _, loss, _, parts in self.steps])
+        norms = torch.stack([norm for *_, norm, _ in self.steps]).tolist()
+        losses, *parts = distributed.all_reduce_mean(means).T.tolist()
+        named = [dict(zip(names, values, strict=True)) for values in zip(*parts, strict=True)] or [{}] * len(losses)
+        for (step, rate, *_), loss, norm, more in zip(self.steps, losses, norms, named, strict=True):
             if abs(loss) + norm < float("inf"):  # false of nan too
-                self.journal.write("step", step, loss=loss, lr=rate, gradient_norm=norm)
+                self.journal.write("step", step, loss=loss, lr=rate, gradient_norm=norm, **more)
                 continue
             message = f"{self.run}: the loss is {loss} and the gradient norm is {norm} at step {step}"
             if not distributed.is_rank_zero():

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import torch
-from timm.layers import convert_sync_batchnorm
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
@@ -20,6 +19,7 @@ from pretext.data.order import mix
 from pretext.engine import distributed
 from pretext.engine.device import ComputeConfig, Precision, autocast
 from pretext.engine.memory import is_memory_shortage, recompute_activations
+from pretext.engine.sync_norm import synchronize_norms
 from pretext.errors import UserError
 
 
@@ -48,7 +48,7 @@ class TrainingSettings:
         ema: decay of the exponential moving average of the weights; 0 keeps none. If there is one, it is
             validated and transferred. It warms up, as timm's ModelEmaV3 does.
         batch_norm: statistics over the images of each process (local), or over those of all processes
-            (synchronized; GPUs only). With one process both are the same.
+            (synchronized). With one process both are the same.
         precision: bf16 runs the network in bfloat16 (weights and loss stay float32); auto uses bf16 if the
             device supports it natively, else fp32.
     """
@@ -158,7 +158,7 @@ class MachineSettings:
             raise UserError("machine.workers must lie in [-1, 256], and machine.cache must not be negative")
 
 
-class Method(Protocol):
+class HasLoss(Protocol):
     """A module that computes its own loss.
 
     It may have two attributes. ``rates`` holds multiples of the learning rate by the prefix of the weights' names. If
@@ -166,11 +166,11 @@ class Method(Protocol):
     device. With random numbers drawn from (seed, number), its result is the same for any number of processes.
     """
 
-    def loss(self, rgb: Tensor, labels: Any) -> Tensor:
-        """Return the mean loss, a scalar: over images, or over the parts of images that count.
+    def loss(self, rgb: Tensor, labels: Any) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+        """Return the mean loss, a scalar: over images, or over the parts of images that count; and its parts, if any.
 
         Args:
-            rgb: (B, 3, H, W), uint8, on the module's device.
+            rgb: (B, 3, H, W) or (B, views, 3, H, W), uint8, on the module's device.
             labels: (B,), int64, on the same device, -1 for an image without a label; or targets of another kind, see
                 ``pretext.data.batches.Batch``.
         """
@@ -201,12 +201,10 @@ class Trainer:
         self.training, self.machine, self.place, self.seed = training, machine, place, seed
         self.share = training.share(distributed.world_size())
         self.done = 0
+        self.parts: dict[str, Tensor] = {}
+        """The parts of the last step's loss in this process, by name: scalars on the device."""
         if training.batch_norm == "synchronized" and distributed.world_size() > 1:
-            if place.device.type != "cuda":
-                raise UserError(
-                    "training.batch_norm is synchronized, which torch supports on GPUs only; set it to local"
-                )
-            network = convert_sync_batchnorm(network)
+            network = synchronize_norms(network, place.device)
         self.network = network
         self.optimizer, self.schedule = optimizer_and_schedule(network, training)
         loss: nn.Module = _Loss(network)
@@ -236,8 +234,8 @@ class Trainer:
         """Do one optimizer step on this process's share of a batch.
 
         Args:
-            rgb: (share, 3, H, W), uint8.
-            labels: (share,), int64, -1 for an image without a label; or targets of another kind, see ``Method``.
+            rgb: (share, 3, H, W) or (share, views, 3, H, W), uint8.
+            labels: (share,), int64, -1 for an image without a label; or targets of another kind, see ``HasLoss``.
             optimize: False does not change the weights, and keeps their gradients so that the caller can read them.
 
         Returns:
@@ -254,7 +252,7 @@ class Trainer:
         pieces = [
             (rgb[at : at + size], labels[at : at + size], numbers[at : at + size]) for at in range(0, self.share, size)
         ]
-        total = torch.zeros((), device=self.place.device)
+        total, self.parts = torch.zeros((), device=self.place.device), {}
         for number, piece in enumerate(pieces):
             torch.manual_seed(mix(mix(self.seed, self.done), first + number * size))
             try:
@@ -267,13 +265,16 @@ class Trainer:
                     else contextlib.nullcontext(),
                 ):
                     with autocast(self.place):
-                        loss = self._loss(*_to_device(piece, self.place.device)) / len(pieces)
+                        loss, parts = self._loss(*_to_device(piece, self.place.device))
+                        loss = loss / len(pieces)
                     loss.backward()
             except (RuntimeError, ValueError) as error:  # crops too small for the network, ...
                 if is_memory_shortage(error):
                     raise  # the job knows which setting to lower, and reports it
                 raise UserError(f"step {self.done + 1} cannot be computed: {' '.join(str(error).split())}") from error
             total += loss.detach()
+            for name, part in parts.items():
+                self.parts[name] = self.parts.get(name, 0) + part.detach() / len(pieces)
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.training.clip or math.inf)
         if not optimize:
             return total, norm
@@ -322,7 +323,7 @@ class Trainer:
 
 
 class _Loss(nn.Module):
-    """A module whose forward pass is the network's loss: DistributedDataParallel and torch.compile need one."""
+    """A module whose forward pass is the network's loss and its parts: DDP and torch.compile need one."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -330,10 +331,10 @@ class _Loss(nn.Module):
 
         self.numbered = bool(getattr(network, "numbered", False))
 
-    def forward(self, rgb: Tensor, labels: Any, numbers: Tensor) -> Tensor:
+    def forward(self, rgb: Tensor, labels: Any, numbers: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         inputs = (rgb, labels, numbers) if self.numbered else (rgb, labels)
-        loss: Tensor = self.network.loss(*inputs)  # type: ignore[operator]
-        return loss
+        loss = self.network.loss(*inputs)  # type: ignore[operator]
+        return (loss, {}) if isinstance(loss, Tensor) else loss
 
 
 def _to_device(values: Any, device: torch.device) -> Any:

@@ -145,7 +145,6 @@ def test_a_run_that_others_work_on_is_refused_by_all(launcher: Launcher, tmp_pat
     [
         (3, [], "training.batch_size is 16: 3 processes cannot share it evenly"),
         (2, ["--training.micro_batch", "16"], "in micro-batches of 16"),
-        (2, ["--training.batch_norm", "synchronized"], "on GPUs only"),
         (2, ["--data.source", "nowhere"], "nowhere: no such folder"),
         (2, ["--online.source", "nowhere"], "nowhere: no such folder"),
     ],
