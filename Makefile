@@ -21,9 +21,9 @@ demo: $(INSTALLED)
 imagenette: $(INSTALLED)
 	@test -d "$(IMAGES)/train" -a -d "$(IMAGES)/val" || \
 	    { echo "make imagenette IMAGES=FOLDER: a folder with train/ and val/, one sub-folder per class in each" >&2; exit 2; }
-	set -e; for seed in 0 1 2; do for learns in rebalanced labels; do \
-	    $(BIN)/pretint pretrain runs/imagenette/$$learns-$$seed --config configs/pretext/laptop.yaml \
-	        --data.source "$(IMAGES)/train" --training.steps 5000 --objective.name $$learns --seed $$seed; \
+	set -e; for seed in 0 1 2; do for run in rebalanced:colorization labels:supervised; do \
+	    $(BIN)/pretint pretrain runs/imagenette/$${run%:*}-$$seed --config configs/pretext/laptop.yaml \
+	        --data.source "$(IMAGES)/train" --training.steps 5000 --method.name $${run#*:} --seed $$seed; \
 	done; done
 	$(BIN)/pretint probe runs/imagenette/rebalanced-* runs/imagenette/labels-* \
 	    --train "$(IMAGES)/train" --test "$(IMAGES)/val"

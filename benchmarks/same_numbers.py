@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,6 +47,7 @@ RENAMED = {
     "centre": "center",
     "learnt": "learned",
     "synchronised": "synchronized",
+    "objective.name labels": "method.name supervised",
 }
 """Parts of names of the first edition that are written otherwise in HEAD: in options, settings, columns and values."""
 
@@ -164,6 +166,8 @@ def settings_jobs() -> Iterator[Job]:
     """What 40 command lines resolve to; nothing is run."""
     here = Path(__file__).parents[1] / "configs"
     for file in sorted((here / "pretext").glob("*.yaml")):
+        if "\nmethod:" in file.read_text():
+            continue  # the first edition had one method
         yield Job("settings", f"pretrain {file.stem}", (f"pretrain x --config {{configs}}/pretext/{file.name} "
                   "--data.source x --seed 3 --print_config",), ("stdout.yaml",))  # fmt: skip
     for file in sorted((here / "transfer").glob("*.yaml")):
@@ -269,8 +273,8 @@ def read_long_table(file: Path) -> Numbers:
     return numbers
 
 
-def read_settings(file: Path) -> Numbers:
-    """Every setting by its dotted name."""
+def read_settings(file: Path, first: bool = True) -> Numbers:
+    """Every setting by its dotted name; of HEAD's those that the first edition had."""
     flat: Numbers = {}
 
     def walk(value: Any, name: str) -> None:
@@ -281,7 +285,15 @@ def read_settings(file: Path) -> Numbers:
             flat[name] = repr(value)
 
     walk(yaml.safe_load(file.read_text()), "")
-    return flat
+    if first:
+        return flat
+    if flat.get("input") == "'auto'":
+        flat["input"] = "'lightness'"  # what auto means for all networks of the first edition
+    return {name: value for name, value in flat.items() if not name.startswith(LATER)}
+
+
+LATER = ("method.", "augment.", "backbone.inputs")
+"""Settings that came after the first edition."""
 
 
 def read_pixels(file: Path) -> Numbers:
@@ -295,7 +307,7 @@ READERS: dict[str, tuple[Callable[[Path], Numbers], Callable[[Path], Numbers]]] 
     ".pt": (read_tensors, read_tensors),
     ".json": (read_result, read_result),
     ".csv": (read_csv, read_long_table),
-    ".yaml": (read_settings, read_settings),
+    ".yaml": (read_settings, partial(read_settings, first=False)),
     ".png": (read_pixels, read_pixels),
 }
 """By the ending of a file: how the first edition's is read, and how HEAD's."""

@@ -8,6 +8,7 @@ from .engine.signals import ExitStatus
 from .errors import ImageError, UserError
 from .gamut import Gamut
 from .methods.colorization import Colorizer
+from .methods.contract import Ingredients, Method
 from .methods.hints import HintSettings, sample_hints
 from .methods.objectives import Classification, Objective, Regression
 from .plugins import load_plugins
@@ -32,7 +33,9 @@ __all__ = [
     "HintSettings",
     "ImageDataset",
     "ImageError",
+    "Ingredients",
     "LabeledShards",
+    "Method",
     "Objective",
     "PackSettings",
     "PretrainSettings",

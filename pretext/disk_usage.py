@@ -16,11 +16,8 @@ from pretext.engine.device import ComputeConfig
 from pretext.engine.loop import LOG_EVERY
 from pretext.engine.trainer import MachineSettings, TrainingSettings, optimizer_and_schedule
 from pretext.files import png_bytes
-from pretext.methods.classifier import Classifier
-from pretext.methods.colorization import Colorizer
-from pretext.methods.diagnostics import color_health, label_health
 from pretext.methods.hints import HintSettings
-from pretext.pretrain import checkpoint_extra, sample_sheet
+from pretext.pretrain import checkpoint_extra
 from pretext.prior import load_prior
 from pretext.recipe import PretrainSettings, RecipeImages, build_network, load_held_out, open_images
 from pretext.settings import to_plain
@@ -64,7 +61,7 @@ def pretrain_disk(settings: PretrainSettings, images: RecipeImages | None = None
     network = build_network(settings, prior, images.classes)
     extra = checkpoint_extra(images, settings, prior, place.precision)
     first, later = (checkpoint_size(network, training, extra, begun) for begun in (False, True))
-    views, *_ = load_held_out(
+    views, labels, *_ = load_held_out(
         images, min(_VALIDATED, settings.data.holdout), network.backbone.fit_size(settings.view_size)
     )
     objective = dataclasses.replace(settings.objective, classes_weight=0.0)
@@ -72,9 +69,10 @@ def pretrain_disk(settings: PretrainSettings, images: RecipeImages | None = None
         settings, backbone=BackboneSettings("tiny"), objective=objective, hints=HintSettings()
     )
     small = build_network(small_settings, prior, images.classes).eval()
-    sheet = sheet_size(small, views, place)
+    _, drawn = small.diagnostics(views, labels, prior, place)
+    sheet = len(png_bytes(drawn)) if drawn else 0
     journal_size, events_size = estimate_records(
-        training, settings.machine, 0 if settings.objective.supervised else settings.objective.bins
+        training, settings.machine, settings.objective.bins if settings.colorizes else 0
     )
     validations = count_due(training.steps, settings.machine.evaluate_every)
     settings_size = len(yaml.safe_dump(to_plain(settings), sort_keys=False).encode())
@@ -188,33 +186,18 @@ def estimate_records(training: TrainingSettings, machine: MachineSettings, bins:
     return _LINE * records + _BIN * bins * validations, _EVENT * records
 
 
-def sheet_size(network: Colorizer | Classifier, views: Tensor, place: ComputeConfig) -> int:
-    """Return the size of a sample sheet of a network in eval mode, in bytes; 0 for a classifier, which has none."""
-    return 0 if isinstance(network, Classifier) else len(png_bytes(sample_sheet(network, views, place)))
-
-
-def health_record(
-    network: Colorizer | Classifier, views: Tensor, labels: Tensor, prior: Tensor | None, place: ComputeConfig
-) -> dict[str, Any]:
-    """Return the journal's record of one validation, with a network in eval mode."""
-    if isinstance(network, Classifier):
-        return {**label_health(network, views, labels, place)}
-    assert prior is not None
-    return {**color_health(network, [views], prior, place)}
-
-
 def estimates_prior(settings: PretrainSettings) -> bool:
     """Whether a run begins by estimating the prior from images."""
-    return settings.objective.prior == "estimate" and not settings.objective.supervised
+    return settings.objective.prior == "estimate" and settings.method.kind.colored
 
 
 def placeholder_prior(settings: PretrainSettings) -> Tensor | None:
-    """Return the prior from the recipe's file, else a uniform one, which is enough for a plan; None for labels.
+    """Return the prior from the recipe's file, else a uniform one, which is enough for a plan; None without colors.
 
     Raises:
         UserError: the file holds no prior.
     """
-    if settings.objective.supervised:
+    if not settings.method.kind.colored:
         return None
     if estimates_prior(settings):
         return torch.full((settings.objective.bins,), 1 / settings.objective.bins, dtype=torch.float64)

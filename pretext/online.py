@@ -13,7 +13,6 @@ from torch.nn import functional as F
 
 from pretext import roles
 from pretext.backbones.contract import Backbone
-from pretext.color import rgb_to_lightness
 from pretext.data.batches import EvalDataset
 from pretext.data.order import mix, permute_index
 from pretext.data.source import LabeledDataset, require_single_labels
@@ -135,9 +134,9 @@ class OnlineProbe:
         backbone.eval()
         try:
             for rgb in self._views.split(_AT_ONCE):
-                lightness = rgb_to_lightness(rgb.to(place.device)).contiguous(memory_format=torch.channels_last)
+                x = backbone.to_input(rgb.to(place.device)).contiguous(memory_format=torch.channels_last)
                 with autocast(place):
-                    stages = backbone(lightness)
+                    stages = backbone(x)
                 for stage, maps in stages.items():
                     side = max(1, math.isqrt(DIMS // maps.shape[1]))
                     height, width = (min(side, length) for length in maps.shape[-2:])

@@ -18,10 +18,8 @@ from pretext.disk_usage import (
     DiskUsage,
     count_due,
     estimates_prior,
-    health_record,
     placeholder_prior,
     pretrain_disk,
-    sheet_size,
 )
 from pretext.engine.checkpoint import checkpoint_bytes
 from pretext.engine.device import ComputeConfig, choose_compute
@@ -35,8 +33,7 @@ from pretext.engine.memory import (
 )
 from pretext.engine.progress import progress
 from pretext.engine.trainer import Trainer
-from pretext.methods.classifier import Classifier
-from pretext.methods.colorization import Colorizer
+from pretext.methods.contract import Method
 from pretext.pretrain import checkpoint_extra
 from pretext.recipe import PretrainSettings, build_network, first_crops, load_held_out, on_place, open_images
 
@@ -176,7 +173,8 @@ def plan(settings: PretrainSettings) -> Plan:
         advance(1, "")
         trainer = build_trainer(built, settings, place, trial.images, trial.micro_batch, settings.machine.compile)
         numbers = torch.arange(trial.images)
-        rgb, labels = crops[numbers % len(crops)], numbers % max(1, len(images.classes))
+        rgb = repeat_views(crops[numbers % len(crops)], built.views)
+        labels = numbers % max(1, len(images.classes))
         first_step, _ = time_call(lambda: trainer.step(rgb, labels), place)
         network = measure_rate(lambda: trainer.step(rgb, labels), trial.images, place, _SECONDS)
         advance(1, "")
@@ -190,13 +188,12 @@ def plan(settings: PretrainSettings) -> Plan:
 
     # One validation, on enough held-out images to estimate the time for all of them.
     judged = trainer.judged.eval()
-    assert isinstance(judged, (Colorizer, Classifier))
+    assert isinstance(judged, Method)
     wanted = min(_VALIDATED if trial.whole else _SHOWN, settings.data.holdout)
     views, held_labels, *_ = load_held_out(images, wanted, judged.backbone.fit_size(settings.view_size))
-    sheet_seconds, _ = time_call(lambda: sheet_size(judged, views, place), place)
-    health_seconds, _ = time_call(lambda: health_record(judged, views, held_labels, prior, place), place)
+    seconds, _ = time_call(lambda: judged.diagnostics(views, held_labels, prior, place), place)
     held = min(settings.data.holdout, sum(map(len, images.held))) or len(views)
-    validation = sheet_seconds + health_seconds * held / len(views)
+    validation = seconds * held / len(views)
     extra = checkpoint_extra(images, settings, prior, place.precision)
     save, _ = time_call(lambda: len(checkpoint_bytes({**trainer.state(), **extra})), place)
     state = trainer.state()
@@ -304,7 +301,7 @@ def measure_both(source: Iterator[Batch], trainer: Trainer, images: int, seconds
     return measured, sum(waits[1:]) / sum(totals[1:])  # the first call waits until the workers have started
 
 
-def run_trial(network: Colorizer | Classifier, settings: PretrainSettings, place: ComputeConfig) -> MeasuredStep:
+def run_trial(network: Method, settings: PretrainSettings, place: ComputeConfig) -> MeasuredStep:
     """Determine with two small steps how many images a measured step may have.
 
     Raises:
@@ -316,7 +313,8 @@ def run_trial(network: Colorizer | Classifier, settings: PretrainSettings, place
     small = min(_TRIAL, at_once)
     before = _peak_memory(place)
     trainer = build_trainer(network, settings, place, small, small, compiled=False)
-    rgb = torch.zeros(small, 3, settings.crop.size, settings.crop.size, dtype=torch.uint8)
+    crops = torch.zeros(small, 3, settings.crop.size, settings.crop.size, dtype=torch.uint8)
+    rgb = repeat_views(crops, network.views)
     labels = torch.zeros(small, dtype=torch.int64)
     trainer.step(rgb, labels)
     seconds, _ = time_call(lambda: trainer.step(rgb, labels), place)
@@ -333,8 +331,13 @@ def run_trial(network: Colorizer | Classifier, settings: PretrainSettings, place
     return MeasuredStep(affordable, 0, False, per_image, fits)
 
 
+def repeat_views(crops: Tensor, views: int) -> Tensor:
+    """Return a batch for a method of so many views, of crops (B, 3, H, W)."""
+    return crops if views == 1 else torch.stack([crops] * views, 1)
+
+
 def build_trainer(
-    network: Colorizer | Classifier,
+    network: Method,
     settings: PretrainSettings,
     place: ComputeConfig,
     images: int,

@@ -1,4 +1,4 @@
-"""Plugins: Python files of the user that add backbones, objectives, sources and tasks by name to a ``Registry``.
+"""Plugins: Python files of the user that add backbones, methods, objectives, sources and tasks to a ``Registry``.
 
 A plugin runs with all rights of the user. So only the user can name it: in the environment, or in a call of
 ``load_plugins``. No file that Pretint reads (a checkpoint, a recipe) can name a plugin.
@@ -57,7 +57,7 @@ class Registry(dict[str, T]):
 
 
 def load_plugins(*files: str | Path) -> None:
-    """Run files that add to ``BACKBONES``, ``OBJECTIVES``, ``DATASETS`` or ``TASKS``; each once per process.
+    """Run files that add to ``BACKBONES``, ``METHODS``, ``OBJECTIVES``, ``DATASETS`` or ``TASKS``; each once a process.
 
     A file is imported under its name, and its folder is added at the end of ``sys.path``, so that worker processes
     find it. It should not import other files of its folder: these are not in ``plugin_contents`` and are not sent to a

@@ -1,4 +1,4 @@
-"""The pretraining job: learn features from unlabeled images by colorization or, for comparison, from labels."""
+"""The pretraining job: learn features from unlabeled images by a method or, for comparison, from labels."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from pretext import roles
 from pretext.backbones import build_backbone
-from pretext.color import rgb_to_ab, rgb_to_lightness
-from pretext.contact_sheet import contact_sheet
+from pretext.backbones.contract import CHANNELS
+from pretext.color import rgb_to_ab
 from pretext.data import open_labeled
 from pretext.engine import distributed
 from pretext.engine.device import ComputeConfig, choose_compute, versions
@@ -21,12 +21,11 @@ from pretext.engine.signals import WARNINGS, ExitStatus, catch_signals
 from pretext.engine.trainer import Trainer
 from pretext.errors import UserError
 from pretext.initialization import initialize
-from pretext.methods.classifier import Classifier
-from pretext.methods.colorization import Colorizer, join
-from pretext.methods.diagnostics import color_health, label_health
+from pretext.methods.contract import Method
 from pretext.online import OnlineProbe
 from pretext.pretrained import check_contract, check_state, color_contract
 from pretext.prior import estimate_prior, load_prior
+from pretext.rankme import rank_of
 from pretext.recipe import (
     PretrainSettings,
     RecipeImages,
@@ -39,8 +38,6 @@ from pretext.recipe import (
 )
 from pretext.settings import to_plain
 
-_SHOWN = 12
-_AT_ONCE = 32
 _ENOUGH = 100  # crops: if all of them are gray, all images count as gray
 
 
@@ -49,7 +46,7 @@ _ENOUGH = 100  # crops: if all of them are gray, all images count as gray
     "machine.workers or machine.cache"
 )
 def pretrain(run: Path, settings: PretrainSettings) -> ExitStatus:
-    """Train a colorizer (with objective.name labels: a classifier), or resume a run that was interrupted.
+    """Train a backbone by the method of the recipe, or resume a run that was interrupted.
 
     A second call with the same settings resumes from the newest checkpoint. The result is that of an uninterrupted
     run; on the same machine's CPU it is identical to the bit. Several processes share the work if all of them call
@@ -84,7 +81,7 @@ def pretrain(run: Path, settings: PretrainSettings) -> ExitStatus:
                 prior = state["color"].get("prior")
                 network = on_place(build_network(settings, prior, images.classes), settings, place)
             else:
-                if not settings.objective.supervised:
+                if settings.method.kind.colored:
                     prior = distributed.broadcast_from_rank_zero(lambda: find_prior(images, settings))
                 network = prepare_network(images, settings, prior, place)
             return Trainer(network, settings.training, settings.machine, place, settings.seed)
@@ -134,11 +131,11 @@ def build_validation(
 ) -> tuple[Validation, list[tuple[str, str]]]:
     """Read the held-out images. Return the validation on them, and the images that cannot be read.
 
-    The validation measures how well the network colors or classifies them. With an online probe it also measures how
-    good the features are.
+    The validation measures how well the network does on them what it is trained for, and RankMe of its features. With
+    an online probe it also measures how good the features are.
     """
     network, place = trainer.judged, trainer.place
-    assert isinstance(network, (Colorizer, Classifier))
+    assert isinstance(network, Method)
     size = network.backbone.fit_size(settings.view_size)
     views, labels, skipped, _ = load_held_out(images, settings.data.holdout, size)
     probe = None
@@ -147,32 +144,14 @@ def build_validation(
         skipped += probe.skipped
 
     def evaluate(network: nn.Module) -> tuple[dict[str, dict[str, Any]], Image.Image | None]:
-        records: dict[str, dict[str, Any]] = {}
-        if isinstance(network, Classifier):
-            sheet = None
-            records["health"] = {**label_health(network, views, labels, place)}
-        else:
-            assert isinstance(network, Colorizer) and prior is not None
-            sheet = sample_sheet(network, views, place)
-            records["health"] = color_health(network, views.split(_AT_ONCE), prior, place)
+        assert isinstance(network, Method)
+        health, sheet = network.diagnostics(views, labels, prior, place)
+        records: dict[str, dict[str, Any]] = {"health": {**health, "rankme": rank_of(network.backbone, views, place)}}
         if probe is not None:
             records["online"] = {**probe(network.backbone, place)}
         return records, sheet
 
     return Validation(run, trainer, evaluate), skipped
-
-
-def sample_sheet(colorizer: Colorizer, views: Tensor, place: ComputeConfig) -> Image.Image:
-    """Draw the first twelve images of ``views``, uint8 (N, 3, H, W): gray, colored by the network, and original."""
-    rgb = views[:_SHOWN]
-    lightness = rgb_to_lightness(rgb.to(place.device))
-    ab = colorizer.colorize(lightness)
-    gray, colored = (join(lightness, color).cpu() for color in (torch.zeros_like(ab), ab))
-    rows = [
-        [Image.fromarray((image * 255).round().byte().permute(1, 2, 0).numpy()) for image in row]
-        for row in zip(gray, colored, rgb / 255, strict=True)
-    ]
-    return contact_sheet(rows, ("gray", "colored", "original"), cell=max(96, rgb.shape[-1]), across=3)
 
 
 def check_sizes(settings: PretrainSettings) -> None:
@@ -183,9 +162,9 @@ def check_sizes(settings: PretrainSettings) -> None:
     """
     try:
         with torch.device("meta"):
-            backbone = build_backbone(settings.backbone.name, **settings.backbone.arguments)
+            backbone = build_backbone(settings.backbone.name, **settings.backbone.built_with)
             for size in (settings.crop.size, backbone.fit_size(settings.view_size)):
-                backbone(torch.zeros(2, 1, size, size))
+                backbone(torch.zeros(2, CHANNELS[backbone.inputs], size, size))
     except UserError:
         raise
     except Exception:  # a plugin's backbone may need tensors with values: then only training can check the size
@@ -214,7 +193,7 @@ def find_prior(images: RecipeImages, settings: PretrainSettings) -> Tensor:
 
 def prepare_network(
     images: RecipeImages, settings: PretrainSettings, prior: Tensor | None, place: ComputeConfig
-) -> Colorizer | Classifier:
+) -> Method:
     """Return the network of a recipe with its initial weights, on the device of ``place``.
 
     Only the first process computes weights from images; the others get them from it when training begins.
@@ -224,7 +203,7 @@ def prepare_network(
 
     def from_images() -> None:
         crops = torch.stack(list(first_crops(images, settings, backbone.init_images)))
-        initialize(network.backbone, [rgb_to_lightness(crops)], backbone.init, settings.seed)
+        initialize(network.backbone, [network.backbone.to_input(crops)], backbone.init, settings.seed)
 
     if backbone.init != "random":
         distributed.on_rank_zero(from_images)
@@ -240,6 +219,6 @@ def checkpoint_extra(
         "precision": precision,
         "data": images.contents,
         "color": color_contract(settings, prior),
-        **({"classes" if settings.objective.supervised else "class_branch": images.classes} if images.classes else {}),
+        **({"class_branch" if settings.colorizes else "classes": images.classes} if images.classes else {}),
         "versions": versions(),
     }

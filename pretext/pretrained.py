@@ -12,11 +12,13 @@ from pretext.engine.run import find_checkpoint
 from pretext.errors import UserError
 from pretext.gamut import TEMPERATURE, bin_centers
 from pretext.methods.colorization import Colorizer, NoHead
-from pretext.recipe import PretrainSettings, build_colorizer
+from pretext.methods.objectives import Regression
+from pretext.recipe import PretrainSettings, build_network
 from pretext.settings import settings_from
 
 BACKBONE = "backbone."
 """The prefix of the names of a backbone's weights in a checkpoint."""
+
 
 CLASS_BRANCH = "class_branch."
 """The prefix of the class branch's weights; only networks in training have one."""
@@ -28,7 +30,7 @@ class Pretrained(NamedTuple):
     colorizer: Colorizer
     settings: PretrainSettings
     prior: Tensor
-    """(Q,), float64; uniform if the network learned labels."""
+    """(Q,), float64; uniform if the network learned no colors."""
     step: int
     has_head: bool = True
     """Whether there is a color head; without one the colorizer can only compute features."""
@@ -46,10 +48,10 @@ class Pretrained(NamedTuple):
 def color_contract(settings: PretrainSettings, prior: Tensor | None) -> dict[str, Any]:
     """Return how a checkpoint encodes color. ``check_contract`` compares it when the checkpoint is loaded.
 
-    For a network that learns labels, this is only the encoding of lightness.
+    For a network that learns no colors, this is only the encoding of lightness.
     """
     lightness = {"white": "D65", "lightness": [0, 100]}
-    if settings.objective.supervised:
+    if not settings.method.kind.colored:
         return lightness
     return {
         **lightness,
@@ -75,8 +77,8 @@ def check_state(origin: Path, state: dict[str, Any], resumed: bool = False) -> N
         names = state.get(part, [])
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             wrong.append(part)
-    if "classes" not in state:  # else it learns labels, not colors
-        prior = state["color"].get("prior") if "color" not in wrong else None
+    if "color" not in wrong and "bins" in state["color"]:  # else it learns no colors
+        prior = state["color"].get("prior")
         if not isinstance(prior, Tensor) or prior.ndim != 1 or not float(prior.sum()) > 0:
             wrong.append("prior")
     if not isinstance(state.get("head", True), bool):
@@ -91,9 +93,11 @@ def check_state(origin: Path, state: dict[str, Any], resumed: bool = False) -> N
 def check_contract(origin: Path, settings: PretrainSettings, state: dict[str, Any]) -> None:
     """Raise a ``UserError`` for a checkpoint that encodes color in another way than this version."""
     color = state["color"]
-    if settings.objective.supervised != ("classes" in state):
+    colored = settings.method.kind.colored
+    if settings.method.kind.labeled != ("classes" in state) or colored != ("bins" in color):
         raise UserError(
-            f"{origin}: its settings do not fit its contents (objective and classes); restore the file if it was edited"
+            f"{origin}: its settings do not fit its contents (method, colors and classes); restore the file if it was "
+            "edited"
         )
     for name, value in color_contract(settings, color.get("prior")).items():
         if name != "prior" and color.get(name) != value:
@@ -101,7 +105,7 @@ def check_contract(origin: Path, settings: PretrainSettings, state: dict[str, An
                 f"{origin}: its color contract has {name} {color.get(name)}; this version needs {value}; train it again"
             )
     count, prior = settings.objective.bins, color.get("prior")
-    if not settings.objective.supervised and len(prior) != count:
+    if colored and len(prior) != count:
         raise UserError(
             f"{origin}: its prior has {len(prior)} bins, but its settings have {count}; restore the file from a copy"
         )
@@ -119,13 +123,21 @@ def load_pretrained(path: Path) -> Pretrained:
     settings = settings_from(PretrainSettings, state["settings"], f"{file}: its settings")
     check_contract(file, settings, state)
     prior, weights = state["color"].get("prior"), state.get("average", state["model"])
-    if settings.objective.supervised:
+    if prior is None:
         prior = torch.full((settings.objective.bins,), 1 / settings.objective.bins, dtype=torch.float64)
-    if settings.objective.labeled and isinstance(weights, dict):  # the weights that predict classes are not used here
-        naming = "head." if settings.objective.supervised else CLASS_BRANCH
-        weights = {name: value for name, value in weights.items() if not str(name).startswith(naming)}
-    colorizer = build_colorizer(settings, prior)
-    has_head = state.get("head", True) and not settings.objective.supervised
+    has_head = bool(state.get("head", True)) and settings.colorizes
+    if isinstance(weights, dict):  # of heads, only a color head is used here
+        dropped = (CLASS_BRANCH,) if settings.colorizes else ("",)
+        weights = {
+            name: value
+            for name, value in weights.items()
+            if str(name).startswith(BACKBONE) or not str(name).startswith(dropped)
+        }
+    network = build_network(settings, prior, state.get("classes", ()))
+    if isinstance(network, Colorizer):
+        colorizer = network
+    else:
+        colorizer = Colorizer(network.backbone, Regression(), settings.objective.stride)
     expected = {key: value for key, value in colorizer.state_dict().items() if has_head or key.startswith(BACKBONE)}
     tensors = weights if isinstance(weights, dict) else {}
     wrong = [f"{name} is missing" for name in expected.keys() - tensors.keys()]

@@ -5,7 +5,6 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pretext import roles
-from pretext.backbones import Backbone, build_backbone
+from pretext.backbones import build_backbone
 from pretext.backbones.contract import BackboneSettings
 from pretext.data import open_dataset, open_labeled
 from pretext.data.batches import Batch, CropSettings, EvalDataset, Sample, Subset, TrainDataset, collate
@@ -23,10 +22,12 @@ from pretext.engine.device import ComputeConfig
 from pretext.engine.run import run_settings
 from pretext.engine.trainer import MachineSettings, TrainingSettings
 from pretext.errors import UserError
-from pretext.methods.classifier import Classifier
-from pretext.methods.colorization import ClassBranch, Colorizer
-from pretext.methods.hints import HintSettings, sample_hints
-from pretext.methods.objectives import OBJECTIVES, ObjectiveSettings
+from pretext.methods import MethodSettings, build_method
+from pretext.methods.augment import AugmentSettings
+from pretext.methods.colorization import Colorizer
+from pretext.methods.contract import Ingredients, Method
+from pretext.methods.hints import HintSettings
+from pretext.methods.objectives import ObjectiveSettings
 from pretext.online import OnlineSettings
 from pretext.settings import settings_from
 
@@ -41,7 +42,9 @@ class PretrainSettings:
         data: where the images come from.
         crop: how an image becomes a training crop.
         backbone: the network that learns.
-        objective: what it learns.
+        method: what it is trained for.
+        augment: how views differ, for methods that compare views.
+        objective: how colors are learned, for methods that learn them.
         hints: colors that the network gets as additional input during training.
         training: optimizer, schedule and batch size.
         machine: settings that may change when a run is resumed.
@@ -52,6 +55,8 @@ class PretrainSettings:
     data: DataSettings = field(default_factory=DataSettings)
     crop: CropSettings = field(default_factory=CropSettings)
     backbone: BackboneSettings = field(default_factory=BackboneSettings)
+    method: MethodSettings = field(default_factory=MethodSettings)
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
     objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
     hints: HintSettings = field(default_factory=HintSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
@@ -66,14 +71,32 @@ class PretrainSettings:
             raise UserError(
                 f"objective.stride is {self.objective.stride}: it must not exceed crop.size, {self.crop.size}"
             )
-        if self.hints.sampled and self.objective.supervised:
+        method = self.method.kind
+        colors = self.method.name == "colorization"
+        if not colors and (self.hints.sampled or self.objective.classes_weight):
+            name = "hints.sampled" if self.hints.sampled else "objective.classes_weight"
+            raise UserError(f"{name} is for method colorization; method.name is {self.method.name}: change one")
+        if method.whole_batch and self.training.micro_batch:
             raise UserError(
-                "hints.sampled needs an objective that learns colors, but objective.name is labels; change one"
+                f"training.micro_batch is {self.training.micro_batch}: method {self.method.name} compares all images "
+                "of a batch with each other; leave it 0, and lower training.batch_size if memory is short"
             )
+        if method.whole_batch and self.training.batch_size < 2:
+            raise UserError(f"training.batch_size is 1: method {self.method.name} compares images; give at least 2")
         if self.hints.sampled and self.objective.classes_weight:
             raise UserError(
                 "hints.sampled and objective.classes_weight: no backbone takes hints and predicts classes; set one"
             )
+
+    @property
+    def colorizes(self) -> bool:
+        """Whether the network can color images afterwards."""
+        return issubclass(self.method.kind, Colorizer)
+
+    @property
+    def labeled(self) -> bool:
+        """Whether labels are learned, alone or besides colors."""
+        return self.method.kind.labeled or self.objective.classes_weight > 0
 
     @property
     def view_size(self) -> int:
@@ -84,71 +107,38 @@ class PretrainSettings:
         return round(self.crop.size / math.sqrt(sum(self.crop.area) / 2))
 
 
-def build_colorizer(
-    settings: PretrainSettings, prior: Tensor, published: bool = False, classes: Sequence[str] = ()
-) -> Colorizer:
-    """Build the colorizer of a recipe with random initial weights that depend only on the recipe's seed.
+def build_network(
+    settings: PretrainSettings, prior: Tensor | None, classes: Sequence[str] = (), published: bool = False
+) -> Method:
+    """Build the network of a recipe, with random initial weights that depend only on the recipe's seed.
 
-    For a recipe that learns labels, the colorizer has the recipe's backbone and an untrained head for two channels of
-    color.
+    The backbone's first weights are the same for every method.
 
     Args:
         settings: the recipe.
-        prior: (Q,), for the rebalancing weights, or for a plugin's objective.
+        prior: (Q,), for a method that learns colors.
+        classes: names of the classes, for a recipe that learns labels, alone or together with colors.
         published: load the backbone's weights from the file ``settings.backbone.weights``, if it is set.
-        classes: names of the classes for the class branch, if the settings have one; without names there is no branch.
 
     Raises:
-        UserError: the backbone does not exist, does not accept its arguments, its weights or hints, or has no features
-            to predict classes from.
+        UserError: the backbone does not exist, does not accept its arguments, its weights or the method; or the method
+            does not accept its arguments.
     """
-    objective_settings = settings.objective
-    objective = OBJECTIVES["regression" if objective_settings.supervised else objective_settings.name](
-        objective_settings, prior
-    )
+    file: dict[str, Any] = {"weights": settings.backbone.weights} if published and settings.backbone.weights else {}
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
-        backbone = _backbone(settings, published)
-        if settings.hints.sampled and not backbone.takes_hints:
-            raise UserError(
-                f"hints.sampled: backbone {settings.backbone.name} takes no hints; use backbone.name siggraph17"
-            )
-        if objective_settings.classes_weight and not backbone.vector_channels:
-            raise UserError(
-                f"objective.classes_weight: backbone {settings.backbone.name} has no feature vector of the whole image "
-                "to predict classes from; use backbone.name fusion"
-            )
-        hinting = partial(sample_hints, seed=settings.seed, settings=settings.hints) if settings.hints.sampled else None
-        colorizer = Colorizer(backbone, objective, objective_settings.stride, hinting)
-        if objective_settings.classes_weight and classes:
-            colorizer.class_branch = ClassBranch(
-                backbone.vector_channels, len(classes), objective_settings.classes_weight
-            )
-        return colorizer
+        backbone = build_backbone(settings.backbone.name, **settings.backbone.built_with, **file)
+        parts = Ingredients(
+            backbone, settings.seed, settings.objective, settings.hints, settings.augment, prior, classes
+        )
+        return build_method(settings.method, parts)
 
 
-def build_network(
-    settings: PretrainSettings, prior: Tensor | None, classes: Sequence[str], published: bool = False
-) -> Colorizer | Classifier:
-    """Build the network of a recipe; the backbone's first weights are the same for every objective.
-
-    Args:
-        settings: the recipe.
-        prior: (Q,), for a recipe that learns colors.
-        classes: names of the classes, for a recipe that learns labels, alone or together with colors.
-        published: see ``build_colorizer``.
-    """
-    if not settings.objective.supervised:
-        assert prior is not None
-        return build_colorizer(settings, prior, published, classes)
-    with torch.random.fork_rng():
-        torch.manual_seed(settings.seed)
-        return Classifier(_backbone(settings, published), len(classes))
-
-
-def _backbone(settings: PretrainSettings, published: bool) -> Backbone:
-    file = {"weights": settings.backbone.weights} if published and settings.backbone.weights else {}
-    return build_backbone(settings.backbone.name, **settings.backbone.arguments, **file)
+def build_colorizer(settings: PretrainSettings, prior: Tensor) -> Colorizer:
+    """Build the network of a recipe that colorizes; see ``build_network``."""
+    network = build_network(settings, prior)
+    assert isinstance(network, Colorizer)
+    return network
 
 
 @dataclass
@@ -171,7 +161,8 @@ class RecipeImages:
         """Return the training crops of a run. Workers share machine.cache; without ``workers`` there is no cache."""
         shared_by = max(1, workers or 0) * distributed.local_world_size()
         room = 0 if workers is None else settings.machine.cache * 2**20 // shared_by
-        return TrainDataset(self.training, settings.crop, settings.seed, self.weights, room, labeled=bool(self.classes))
+        labeled, views = bool(self.classes), settings.method.kind.views
+        return TrainDataset(self.training, settings.crop, settings.seed, self.weights, room, labeled, views)
 
 
 def resolve_source(run: Path, settings: PretrainSettings) -> PretrainSettings:
@@ -213,7 +204,7 @@ def open_images(settings: PretrainSettings) -> RecipeImages:
     sources: list[ImageDataset] = []
     classes: list[str] = []
     labels: dict[str, str] = {}
-    if settings.objective.labeled:
+    if settings.labeled:
         labeled = {name: open_labeled(name) for name in weights}
         classes = _shared_classes(labeled)
         digest = hashlib.sha256()
@@ -281,7 +272,7 @@ def first_crops(images: RecipeImages, settings: PretrainSettings, count: int) ->
     Raises:
         UserError: no image can be read.
     """
-    samples = images.samples(settings)
+    samples = TrainDataset(images.training, settings.crop, settings.seed, images.weights)
     for t in range(min(count, sum(map(len, images.training)))):
         sample = samples[t]
         if sample.rgb is None:

@@ -19,7 +19,6 @@ from pretext.engine.run import read_evidence
 from pretext.engine.trainer import MachineSettings, Trainer
 from pretext.errors import UserError
 from pretext.files import write_atomically
-from pretext.methods.colorization import Colorizer
 from pretext.pretrained import check_contract, check_state
 from pretext.recipe import PretrainSettings, build_network, on_place, open_images
 from pretext.settings import settings_file
@@ -104,7 +103,7 @@ def replay(folder: Path, settings: ReplaySettings) -> Replay:
             advance(1, "")
         largest = max(float(weight.detach().abs().max()) for weight in network.parameters())
         losses = []  # the loss of each image, computed in the step's micro-batches, without updating any statistics
-        inputs = (batch.rgb, batch.labels, *([trainer.numbers()] if isinstance(network, Colorizer) else []))
+        inputs = (batch.rgb, batch.labels, trainer.numbers())
         network.eval()
         with torch.no_grad():
             for piece in zip(*(part.split(training.micro_batch) for part in inputs), strict=True):

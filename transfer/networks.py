@@ -121,13 +121,13 @@ def open_network(spec: str, seed: int = 0, arguments: Mapping[str, Any] | None =
         _require_path(spec, name)
         recipe = Path(name).suffix in (".yaml", ".yml")
         settings = settings_file(PretrainSettings, Path(name)) if recipe else load_pretrained(Path(name)).settings
-        name_of_backbone, merged = settings.backbone.name, {**settings.backbone.arguments, **overrides}
+        name_of_backbone, merged = settings.backbone.name, {**settings.backbone.built_with, **overrides}
         run = None if recipe else _find_run(name)
         return _open_random("random", name_of_backbone, merged, settings.seed, settings.view_size, run)
     _require_path(spec, spec)
     path, pretrained, run = Path(spec), load_pretrained(Path(spec)), _find_run(spec)
     settings, backbone = pretrained.settings, pretrained.colorizer.backbone
-    name, merged = settings.backbone.name, {**settings.backbone.arguments, **overrides}
+    name, merged = settings.backbone.name, {**settings.backbone.built_with, **overrides}
     if overrides:  # the same weights in a backbone with other arguments
         trained, backbone = backbone, build_backbone(name, **merged)
         try:
@@ -142,7 +142,7 @@ def open_network(spec: str, seed: int = 0, arguments: Mapping[str, Any] | None =
     science = roles.select(settings, "science", "content")
     # Imported weights have 0 steps and the settings of their release, whatever they were trained on.
     imported = "" if pretrained.step else weights
-    kind: Kind = "supervised" if str(settings.objective.name) == "labels" else "pretrained"
+    kind: Kind = "supervised" if settings.method.kind.labeled else "pretrained"
     if path.is_dir():
         title = path.resolve().name
     else:

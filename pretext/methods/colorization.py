@@ -1,18 +1,31 @@
 """Colorization: a backbone and a color head predict color from lightness, trained together for an objective."""
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pretext.backbones.contract import Backbone
 from pretext.color import lab_to_rgb, rgb_to_ab, rgb_to_lightness
+from pretext.contact_sheet import contact_sheet
+from pretext.engine.device import ComputeConfig, autocast
 from pretext.errors import UserError
-from pretext.gamut import TEMPERATURE
-from pretext.methods.objectives import Objective
+from pretext.gamut import STEP, TEMPERATURE, Gamut
+from pretext.methods.contract import Ingredients, Method
+from pretext.methods.hints import sample_hints
+from pretext.methods.objectives import OBJECTIVES, Classification, Objective
+from pretext.prior import rebalancing_weights
 
 _HIDDEN = 256  # units of the class branch
+_AT_ONCE = 32
+_SHOWN = 12  # images on a sample sheet
+COMMON_MASS = 0.8
+"""Common bins are the most frequent that together hold this share of the prior; the others are rare."""
 
 Hinting = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """The true ab (B, 2, H, W) and the sample numbers (B,) of images -> hints and mask, see ``pretext.methods.hints``."""
@@ -41,7 +54,7 @@ class ClassBranch(nn.Module):
         return self.weight * F.cross_entropy(self.layers(vector).float(), labels, reduction="none")
 
 
-class Colorizer(nn.Module):
+class Colorizer(Method):
     """A network that predicts color from lightness.
 
     The head is one 1 x 1 convolution on the backbone's last stage. If that stage is coarser than
@@ -55,6 +68,8 @@ class Colorizer(nn.Module):
         hinting: draws the hints for training, for a backbone that takes hints.
         class_branch: learns the labels of images besides their colors, for a backbone with a vector.
     """
+
+    colored = True
 
     def __init__(
         self,
@@ -73,11 +88,6 @@ class Colorizer(nn.Module):
         self.hinting = hinting
         self.head: nn.Module = nn.Conv2d(backbone.stages[-1].channels, objective.channels, kernel_size=1)
         self.class_branch = class_branch
-
-    @property
-    def numbered(self) -> bool:
-        """Whether ``loss`` needs the numbers of its samples."""
-        return self.hinting is not None
 
     def forward(self, lightness: Tensor, hints: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Return the head's output, (B, channels, ceil(H / s), ceil(W / s)).
@@ -99,12 +109,8 @@ class Colorizer(nn.Module):
 
     def output(self, features: Mapping[str, Tensor], size: Sequence[int]) -> Tensor:
         """Return the head's output on a backbone's features of images of that size; see ``forward``."""
-        output: Tensor = self.head(features[self.backbone.stages[-1].name])
-        height, width = (-(-side // self.target_stride) for side in size)
-        if output.shape[-2:] != (height, width):
-            factor = self.backbone.stages[-1].stride / self.target_stride
-            output = resample(output.float(), factor, (height, width))
-        return output
+        stage = self.backbone.stages[-1]
+        return on_grid(self.head(features[stage.name]), stage.stride, self.target_stride, size)
 
     def target(self, rgb: Tensor) -> Tensor:
         """Return the true ab at the head's grid, (B, 2, ceil(H / s), ceil(W / s)), of sRGB images (B, 3, H, W)."""
@@ -157,6 +163,43 @@ class Colorizer(nn.Module):
             return self(lightness), None
         return self(lightness, *self.hinting(rgb_to_ab(rgb), numbers)), None
 
+    def diagnostics(
+        self, rgb: Tensor, labels: Tensor, prior: Tensor | None, place: ComputeConfig
+    ) -> tuple[dict[str, Any], Image.Image | None]:
+        """Return ``color_health``, and a sheet of the first twelve images."""
+        assert prior is not None
+        sheet = sample_sheet(self, rgb, place)
+        return color_health(self, rgb.split(_AT_ONCE), prior, place), sheet
+
+
+class Colorization(Colorizer):
+    """The colorizer of a recipe.
+
+    Args:
+        parts: see ``Ingredients``.
+    """
+
+    def __init__(self, parts: Ingredients) -> None:
+        backbone, settings, hints = parts.backbone, parts.objective, parts.hints
+        assert parts.prior is not None
+        if backbone.inputs != "lightness":
+            raise UserError(
+                f"method colorization cannot train a backbone that reads {backbone.inputs}, for which no color is left "
+                "to predict; set backbone.inputs lightness, or method.name joined"
+            )
+        if hints.sampled and not backbone.takes_hints:
+            raise UserError("hints.sampled: this backbone takes no hints; use backbone.name siggraph17")
+        if settings.classes_weight and not backbone.vector_channels:
+            raise UserError(
+                "objective.classes_weight: this backbone has no feature vector of the whole image to predict classes "
+                "from; use backbone.name fusion"
+            )
+        hinting = partial(sample_hints, seed=parts.seed, settings=hints) if hints.sampled else None
+        objective = OBJECTIVES[settings.name](settings, parts.prior)
+        super().__init__(backbone, objective, settings.stride, hinting)
+        if settings.classes_weight and parts.classes:
+            self.class_branch = ClassBranch(backbone.vector_channels, len(parts.classes), settings.classes_weight)
+
 
 class NoHead(nn.Module):
     """A placeholder for a missing color head: its ``forward`` raises a ``UserError``."""
@@ -167,6 +210,21 @@ class NoHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         raise UserError(f"{self.origin}: these weights have no color head; they can be probed, but cannot color images")
+
+
+def on_grid(output: Tensor, stride: int, target_stride: int, size: Sequence[int]) -> Tensor:
+    """Return a head's output, (B, C, h, w), of images of that size, on the grid of the target.
+
+    Args:
+        output: the output.
+        stride: image pixels per point of it.
+        target_stride: image pixels per point of the target.
+        size: height and width of the images.
+    """
+    height, width = (-(-side // target_stride) for side in size)
+    if output.shape[-2:] == (height, width):
+        return output
+    return resample(output.float(), stride / target_stride, (height, width))
 
 
 def resample(grid: Tensor, factor: float, size: Sequence[int]) -> Tensor:
@@ -194,3 +252,93 @@ def resample(grid: Tensor, factor: float, size: Sequence[int]) -> Tensor:
 def join(lightness: Tensor, ab: Tensor) -> Tensor:
     """Join L and ab to sRGB in [0, 1], (B, 3, H, W); colors outside sRGB are clipped, which changes L."""
     return lab_to_rgb(torch.cat((lightness, ab), dim=1))
+
+
+def sample_sheet(colorizer: Colorizer, views: Tensor, place: ComputeConfig) -> Image.Image:
+    """Draw the first twelve images of ``views``, uint8 (N, 3, H, W): gray, colored by the network, and original."""
+    rgb = views[:_SHOWN]
+    lightness = rgb_to_lightness(rgb.to(place.device))
+    ab = colorizer.colorize(lightness)
+    gray, colored = (join(lightness, color).cpu() for color in (torch.zeros_like(ab), ab))
+    rows = [
+        [Image.fromarray((image * 255).round().byte().permute(1, 2, 0).numpy()) for image in row]
+        for row in zip(gray, colored, rgb / 255, strict=True)
+    ]
+    return contact_sheet(rows, ("gray", "colored", "original"), cell=max(96, rgb.shape[-1]), across=3)
+
+
+def common_bins(prior: Tensor) -> Tensor:
+    """Return which bins are common: bool (Q,)."""
+    frequency, order = prior.sort(descending=True)
+    common = torch.zeros(len(prior), dtype=torch.bool)
+    common[order[frequency.cumsum(0) - frequency < COMMON_MASS]] = True
+    return common
+
+
+@torch.inference_mode()
+def color_health(colorizer: Colorizer, images: Iterable[Tensor], prior: Tensor, place: ComputeConfig) -> dict[str, Any]:
+    """Measure how a colorizer, in eval mode, colors images.
+
+    Bins are those of its objective (for a regression: the published 313). Values that depend on the bins can only be
+    compared between networks with the same bins.
+
+    Args:
+        colorizer: the colorizer, on the device of ``place``.
+        images: batches, (B, 3, H, W), uint8 sRGB; at least one.
+        prior: (Q,), adds up to 1; it determines the common bins and the weight of the pixels of each bin.
+        place: where, at which precision.
+
+    Returns:
+        loss: the loss of the objective.
+        saturation: mean chroma of the prediction divided by mean chroma of the truth; 1 is as colorful as the
+            data, 0 is gray (nan if the data are gray).
+        accuracy: share of the pixels whose most probable bin (for a regression: the bin of the predicted
+            color) is the bin nearest to the truth.
+        accuracy_rebalanced: the same, with each pixel weighted by the rebalancing weight of its true bin, always
+            with the paper's lambda of 1/2, so that objectives can be compared.
+        recall: a list of Q: of the pixels of each true bin, the share whose decoded color (the annealed
+            mean) lies in this bin; nan if the bin does not occur.
+        recall_common, recall_rare: the mean of recall over the common bins and over the rare bins that occur.
+        entropy: mean entropy of the predicted distributions, nats per pixel; at most ln Q, 5.75 for 313 bins. Not for
+            regression.
+    """
+    objective = colorizer.objective
+    classifies = isinstance(objective, Classification)
+    step = objective.gamut.step if isinstance(objective, Classification) else STEP
+    gamut = Gamut(neighbors=1, step=step).to(place.device)
+    losses, entropies, chroma, true_chroma = 0.0, 0.0, 0.0, 0.0
+    truths, decoded_right, named_right = torch.zeros(3, len(gamut), dtype=torch.int64, device=place.device)
+    for rgb in images:
+        rgb = rgb.to(place.device)
+        truth = colorizer.target(rgb)
+        with autocast(place):
+            output = colorizer(rgb_to_lightness(rgb)).float()
+        decoded = objective.decode(output)
+        losses += float(objective(output, truth)) * truth[:, 0].numel()
+        chroma += float(decoded.norm(dim=1).sum())
+        true_chroma += float(truth.norm(dim=1).sum())
+        if classifies:
+            entropies += float(torch.special.entr(output.softmax(1)).sum())
+        bins, lies_in = (gamut.encode(ab).nearest for ab in (truth, decoded))
+        predicted = output.argmax(1) if classifies else lies_in
+        for counts, selected in (
+            (truths, bins >= 0),
+            (decoded_right, bins == lies_in),
+            (named_right, bins == predicted),
+        ):
+            counts += torch.bincount(bins[selected], minlength=len(gamut))
+    truths, decoded_right, named_right = (counts.cpu() for counts in (truths, decoded_right, named_right))
+    common, weights = common_bins(prior), rebalancing_weights(prior, uniform=0.5)
+    recall = decoded_right.double() / truths  # nan where a bin does not occur
+    health = {
+        "loss": losses / int(truths.sum()),
+        "saturation": chroma / true_chroma if true_chroma else math.nan,
+        "accuracy": int(named_right.sum()) / int(truths.sum()),
+        "accuracy_rebalanced": float((weights * named_right).sum() / (weights * truths).sum()),
+        "recall_common": float(recall[common].nanmean()),
+        "recall_rare": float(recall[~common].nanmean()),
+        "recall": recall.tolist(),
+    }
+    if classifies:
+        health["entropy"] = entropies / int(truths.sum())
+    return health

@@ -28,12 +28,11 @@ AB_SCALE = 110.0
 
 @dataclass
 class ObjectiveSettings:
-    """What the network learns.
+    """How colors are learned.
 
     Args:
         name: rebalanced or plain (classification over the color bins), regression, or the name of a plugin's
-            objective. labels is the supervised reference: the backbone learns the classes of a labeled data.source,
-            and no color.
+            objective.
         stride: input pixels per point of the color target.
         bin_step: Lab units between neighboring color bins of a classification, 5 to 40. 10 gives the paper's 313
             bins; 5 gives 1,083, 15 gives 159, 20 gives 101.
@@ -66,10 +65,11 @@ class ObjectiveSettings:
     classes_weight: float = roles.science(0.0)
 
     def __post_init__(self) -> None:
-        known = [*OBJECTIVES, "labels"]
-        if self.name not in known:
-            near = difflib.get_close_matches(self.name, known, n=1)
-            which = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+        if self.name == "labels":
+            raise UserError("objective.name is labels: what learns labels is a method now; set method.name supervised")
+        if self.name not in OBJECTIVES:
+            near = difflib.get_close_matches(self.name, OBJECTIVES, n=1)
+            which = f"did you mean {near[0]}?" if near else f"there are {', '.join(OBJECTIVES)}"
             raise UserError(
                 f"objective.name is {self.name}: {which} (one of your own is in a file: PRETINT_PLUGINS=FILE.py)"
             )
@@ -77,15 +77,13 @@ class ObjectiveSettings:
             raise UserError("objective.huber and objective.classes_weight must be finite and not negative")
         if self.huber and self.name != "regression":
             raise UserError(f"objective.huber is for a regression; objective.name is {self.name}")
-        if self.classes_weight and self.supervised:
-            raise UserError("objective.classes_weight is for networks that color; objective.name is labels")
         if self.bounded and self.name != "regression":
             raise UserError(f"objective.bounded is for a regression; objective.name is {self.name}")
         if not STEP_RANGE[0] <= self.bin_step <= STEP_RANGE[1]:
             raise UserError(
                 f"objective.bin_step is {self.bin_step}: it must lie in [{STEP_RANGE[0]}, {STEP_RANGE[1]}], Lab units"
             )
-        if self.bin_step != STEP and self.name in ("regression", "labels"):
+        if self.bin_step != STEP and self.name == "regression":
             raise UserError(f"objective.bin_step is for a classification of colors; objective.name is {self.name}")
         if not 1 <= self.neighbors <= self.bins:
             raise UserError(f"objective.neighbors is {self.neighbors}: it must lie in [1, {self.bins}]")
@@ -103,16 +101,6 @@ class ObjectiveSettings:
     def gamut(self) -> Gamut:
         """The color bins and their soft encoding."""
         return Gamut(self.neighbors, self.sigma, self.bin_step)
-
-    @property
-    def supervised(self) -> bool:
-        """Whether the network learns labels and no colors."""
-        return self.name == "labels"
-
-    @property
-    def labeled(self) -> bool:
-        """Whether the network learns labels, alone or besides colors."""
-        return self.supervised or self.classes_weight > 0
 
 
 class Objective(nn.Module, ABC):
@@ -219,7 +207,6 @@ OBJECTIVES: Registry[Callable[["ObjectiveSettings", Tensor], Objective]] = Regis
         "plain": lambda settings, prior: Classification(settings.gamut, None, settings.gray_threshold),
         "regression": lambda settings, prior: Regression(settings.gray_threshold, settings.bounded, settings.huber),
     },
-    is_reserved="labels".__eq__,
 )
 """Name -> a function that builds it from the settings and the prior, (Q,), float64; a checkpoint stores the prior."""
 

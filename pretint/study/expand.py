@@ -27,7 +27,7 @@ from transfer.results import PREFIX
 
 # Keys of an evaluation's entry that are not settings of its command.
 _NO_SETTINGS = ("command", "config", "row", "variants", "ask", "rescaled", "against")
-_OF_RANDOM = ("config", "backbone.name", "backbone.arguments", "crop.size", "crop.area")
+_OF_RANDOM = ("config", "backbone.name", "backbone.arguments", "backbone.inputs", "crop.size", "crop.area")
 """The settings that change random weights, or how large images are seen."""
 
 
@@ -105,7 +105,7 @@ def _network(variant: Variant, seed: int, shelf: CellStore) -> tuple[_Network, P
     if "seed" in variant.settings:
         raise UserError("seed is set by seeds; leave it out")
     settings = replace(_settings(PretrainSettings, variant.config, variant.settings), seed=seed)
-    stages = _stages(settings.backbone.name, json.dumps(settings.backbone.arguments))
+    stages = _stages(settings.backbone.name, json.dumps(settings.backbone.built_with))
     if variant.network == "random":
         if idle := [name for name in variant.own if name not in _OF_RANDOM]:
             raise UserError(f"{idle[0]} has no effect if network is random; leave it out")
@@ -118,7 +118,7 @@ def _network(variant: Variant, seed: int, shelf: CellStore) -> tuple[_Network, P
     folder = shelf.place("runs", _slug(variant.name, seed), key)
     call = _call(COMMANDS[PRETRAIN], shelf.root / folder, settings, variant.config)
     cell = StudyCell(key, variant.name, seed, "", call, folder, "", settings.training.steps, variant.ask)
-    return _Network(str(shelf.root / folder), key, cell, not settings.objective.supervised, stages), settings
+    return _Network(str(shelf.root / folder), key, cell, settings.colorizes, stages), settings
 
 
 def _evaluation_cell(

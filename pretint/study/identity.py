@@ -14,6 +14,7 @@ from pretext import roles
 from pretext.backbones import BACKBONES
 from pretext.data import open_dataset, open_labeled
 from pretext.data.source import fingerprint
+from pretext.methods import METHODS
 from pretext.methods.objectives import OBJECTIVES
 from pretext.plugins import plugin_contents
 from pretext.recipe import PretrainSettings, open_images
@@ -51,7 +52,7 @@ def pretraining(settings: PretrainSettings) -> Any:
     source = settings.data.source
     named = {source: 1.0} if isinstance(source, str) else source
     images = [[source_digest(name), weight] for name, weight in named.items()]
-    labels = open_images(settings).contents["labels"] if settings.objective.labeled else ""
+    labels = open_images(settings).contents["labels"] if settings.labeled else ""
     science = roles.changed(settings, "science")
     science.pop("data", None)
     return [_with_files(science), images, settings.data.holdout, labels, settings.seed]
@@ -60,7 +61,7 @@ def pretraining(settings: PretrainSettings) -> Any:
 def random_weights(settings: PretrainSettings) -> Any:
     """Return what a recipe's network at random weights depends on, as plain values."""
     backbone = settings.backbone
-    return ["random", backbone.name, backbone.arguments, settings.view_size, settings.seed]
+    return ["random", backbone.name, backbone.built_with, settings.view_size, settings.seed]
 
 
 def published(spec: str) -> Any:
@@ -99,7 +100,7 @@ def _has_plugin(value: Any) -> bool:
         return any(map(_has_plugin, value.values()))
     if isinstance(value, (list, tuple)):
         return any(map(_has_plugin, value))
-    added = BACKBONES.added | OBJECTIVES.added | TASKS.added
+    added = BACKBONES.added | METHODS.added | OBJECTIVES.added | TASKS.added
     return isinstance(value, str) and (value in added or value.removeprefix("finetune ") in added)
 
 

@@ -176,7 +176,6 @@ def test_a_prior_of_other_bins_is_refused(tmp_path: Path) -> None:
         ({"bin_step": 12.5}, "objective.bin_step"),
         ({"bin_step": "fine"}, "objective.bin_step"),
         ({"bin_step": 20, "name": "regression"}, "bin_step is for a classification of colors; objective.name is regr"),
-        ({"bin_step": 20, "name": "labels"}, "bin_step is for a classification of colors; objective.name is labels"),
         ({"bin_step": 20, "neighbors": 102}, r"objective.neighbors is 102: it must lie in \[1, 101\]"),
     ],
 )

@@ -31,7 +31,7 @@ SGD = {"steps": 5, "batch_size": 8, "warmup": 1, "optimizer": "sgd"}
         {},
         {"training": SGD},
         {"training": {**SGD, "betas": [0.0, 0.9], "nesterov": False}},
-        {"objective": {"name": "labels"}},
+        {"method": {"name": "supervised"}},
         {"backbone": {"name": "resnet18"}, "training": {**SGD, "optimizer": "adamw"}},
         {"objective": {"name": "regression", "stride": 4}, "training": {**SGD, "steps": 3, "optimizer": "adam"}},
     ],

@@ -53,7 +53,7 @@ def test_the_exact_numbers_are_those_of_a_real_checkpoint(planned: Plan, run: Pa
 
 
 def test_a_plan_to_learn_labels(tmp_path: Path) -> None:
-    asked = settings(objective={"name": "labels"})
+    asked = settings(method={"name": "supervised"})
     planned = plan(asked)
     assert not pretrain(tmp_path / "run", asked)
     path = newest_checkpoint(tmp_path / "run")

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from pretext.methods.colorization import Colorizer
 from pretext.methods.hints import HintSettings
-from pretext.recipe import PretrainSettings, build_colorizer
+from pretext.recipe import PretrainSettings, build_network
 from pretext.settings import settings_file
 from pretint.cli import commands
 
@@ -18,6 +19,9 @@ def test_all_that_are_named_are_there() -> None:
     named = {"demo", "laptop", "paper_alexnet", "paper_vgg", "resnet50", "vit_small", "convnext_tiny", "modern"}
     named |= {"laptop_wide", "laptop_l2", "laptop_fusion", "laptop_autoencoder", "laptop_hints"}
     named |= {"paper_fusion", "paper_siggraph17", "vgg16_imagenet"}
+    named |= {"rotation", "simclr", "vicreg", "mae", "split_brain", "joined", "joined_gray"}
+    named |= {"simclr_resnet50", "vicreg_resnet50", "rotation_alexnet", "split_brain_alexnet", "mae_vit_base"}
+    named |= {"joined_resnet50"}
     assert {recipe.stem for recipe in RECIPES} == named
 
 
@@ -42,15 +46,18 @@ def test_departures_are_listed(recipe: Path) -> None:
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)
 def test_builds_and_predicts_at_the_targets(recipe: Path) -> None:
     settings = settings_file(PretrainSettings, recipe)
-    colorizer = build_colorizer(settings, torch.full((313,), 1 / 313)).eval()
-    size = settings.crop.size
+    network, size = build_network(settings, torch.full((313,), 1 / 313)).eval(), settings.crop.size
+    looked_at = network.backbone.fit_size(settings.view_size)
+    assert abs(looked_at - settings.view_size) <= 16
+    if not isinstance(network, Colorizer):
+        rgb = torch.zeros(*((2, network.views) if network.views > 1 else (2,)), 3, size, size, dtype=torch.uint8)
+        assert network.image_losses(rgb, torch.zeros(2).long(), torch.arange(2)).isfinite().all()
+        return
     with torch.inference_mode():
-        output = colorizer(torch.full((1, 1, size, size), 50.0))
+        output = network(torch.full((1, 1, size, size), 50.0))
     side = -(-size // settings.objective.stride)
     channels = 2 if settings.objective.name == "regression" else 313
     assert output.shape == (1, channels, side, side)
-    looked_at = colorizer.backbone.fit_size(settings.view_size)
-    assert abs(looked_at - settings.view_size) <= 16
 
 
 def test_the_hints_are_the_published_ones() -> None:

@@ -346,7 +346,7 @@ def test_labels_that_are_learned_belong_to_the_images(
     plan: Callable[..., StudyPlan], sets: Path, tmp_path: Path
 ) -> None:
     def supervised(study: StudySettings) -> None:
-        study.variants["rebalanced"] = {"objective.name": "labels"}
+        study.variants["rebalanced"] = {"method.name": "supervised"}
 
     other = shutil.copytree(sets, tmp_path / "other")
     before = keys(plan(supervised), "")

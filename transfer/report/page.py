@@ -12,12 +12,12 @@ from typing import Any
 from pretext.engine.journal import read_journal
 from pretext.engine.run import run_settings
 from pretext.files import write_atomically
-from pretext.methods.diagnostics import COMMON_MASS
+from pretext.methods.colorization import COMMON_MASS
 from transfer.report.panels import (
     health_panel,
     held_out_panel,
-    is_supervised,
     loss_panel,
+    method_of,
     of_kind,
     online_panel,
     result_file,
@@ -61,7 +61,8 @@ def write_report(run: Path) -> Path:
         facts = {
             "probe_command": f"pretint probe {shlex.quote(str(run))} --train FOLDER --test FOLDER",
             "main": headline(panels),
-            "supervised": is_supervised(settings),
+            "method": method_of(settings),
+            "colors": method_of(settings) == "colorization",
             "health": health_panel(settings, records),
             "online": online_panel(settings, records),
             "colored": image(run / "colored" / "sheet.png"),

@@ -42,7 +42,8 @@ _LETTERS = 34  # of a name in a chart's legend
 _STAGE = "accuracy_"  # of the online probe's records, before a stage's name
 _SHADES = ("#e8a33d", "#d97b16", "#b4570a", "#7f3a06", "#4d2203")
 """Colors that no result uses: the online probe is not a result."""
-_HEALTH = {
+_RANK = {"RankMe": {"RankMe": "rankme"}}
+_COLOR_HEALTH = {
     "Saturation": {"predicted": "saturation"},
     "Entropy": {"predicted": "entropy"},
     "Accuracy": {"plain": "accuracy", "rebalanced": "accuracy_rebalanced"},
@@ -82,7 +83,7 @@ def loss_panel(records: Sequence[Record]) -> dict[str, Any] | None:
 
 
 def health_panel(settings: Settings, records: Sequence[Record]) -> dict[str, Any] | None:
-    """Return the charts of color health, or of a classifier's accuracy, with their latest values; None without any.
+    """Return the charts of color health, or of another method's accuracy, with their latest values; None without any.
 
     The newest recall per bin is among them, with how many bins occur and are ever predicted.
     """
@@ -96,7 +97,7 @@ def health_panel(settings: Settings, records: Sequence[Record]) -> dict[str, Any
         "Saturation": (1.0, "as colorful as the originals"),
         "Entropy": (math.log(bins), f"ln {bins} = {math.log(bins):.2f}"),
     }
-    shown = {"Accuracy": {"accuracy": "accuracy"}} if is_supervised(settings) else _HEALTH
+    shown = _RANK | (_COLOR_HEALTH if method_of(settings) == "colorization" else {"Accuracy": {"accuracy": "accuracy"}})
     charts = []
     for title, keys in shown.items():
         known = {label: finite(steps, _column(health, key)) for label, key in keys.items()}
@@ -124,9 +125,9 @@ def health_panel(settings: Settings, records: Sequence[Record]) -> dict[str, Any
     return {"charts": charts, "recall": recall, "bins": bins} if charts else None
 
 
-def is_supervised(settings: Settings) -> bool:
-    """Return whether the run learned labels, not colors."""
-    return bool(setting(settings, "objective", "name") == "labels")
+def method_of(settings: Settings) -> str:
+    """Return the name of the run's method."""
+    return str(setting(settings, "method", "name") or "colorization")
 
 
 def online_panel(settings: Settings, records: Sequence[Record]) -> dict[str, Any] | None:

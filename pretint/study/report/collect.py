@@ -106,6 +106,8 @@ class StudyResults:
     """Number of gaps in Holm's correction."""
     health: dict[str, ColorDiagnostics]
     """By variant, for those that learn to color."""
+    ranks: dict[str, dict[int, float]]
+    """RankMe at the last validation of each training, by variant and seed."""
     missing: tuple[Missing, ...]
     remarks: tuple[str, ...] = ()
     """The finished runs that are left out of costs, or of costs and health, with reasons."""
@@ -140,21 +142,23 @@ def collect_results(plan: StudyPlan, shelf: CellStore) -> StudyResults:
     for cell in [cell for cell in plan.cells if cell.command == PRETRAIN and shelf.is_finished(cell)]:
         folder = shelf.folder(cell)
         try:
-            settings = run_settings(folder, {"training.batch_size": int, "objective.name": str})
+            settings = run_settings(folder, {"training.batch_size": int, "method.name": str})
             runs.append(_Run(cell, settings, read_journal(folder)))
         except UserError as error:
             remarks.append(f"without minutes and color health of {cell.name}: {error}")
     silent = [run.cell.name for run in runs if not run.seconds]
     if silent:
         remarks.append(f"without minutes of {', '.join(silent)}: no journal there, or none that tells the speed")
-    costs, health = {}, {}
+    costs, health, ranks = {}, {}, {}
     for variant in plan.variants:
         finished = [run for run in runs if run.cell.variant == variant]
         if timed := [run for run in finished if run.seconds]:
             devices = [str(start.get("device")) for run in timed for start in run.records if start["kind"] == "start"]
             seconds, steps = fmean(run.seconds for run in timed), timed[0].cell.steps
             costs[variant] = StudyCost(seconds, steps, steps * timed[0].batch, ", ".join(dict.fromkeys(devices)))
-        colored = [run for run in finished if run.settings["objective"]["name"] != "labels"]
+        if ranked := {run.cell.seed: run.rank for run in finished if run.rank is not None}:
+            ranks[variant] = ranked
+        colored = [run for run in finished if run.settings["method"]["name"] == "colorization"]
         looks = [record for run in colored for record in [r for r in run.records if r["kind"] == "health"][-1:]]
         if looks:
             values = {}
@@ -180,7 +184,7 @@ def collect_results(plan: StudyPlan, shelf: CellStore) -> StudyResults:
         else:
             reason = "not finished"
         missing.append(Missing(cell, reason))
-    return StudyResults(plan, boards, costs, len(tested), health, tuple(missing), tuple(remarks))
+    return StudyResults(plan, boards, costs, len(tested), health, ranks, tuple(missing), tuple(remarks))
 
 
 def _board(plan: StudyPlan, shelf: CellStore, evaluation: str) -> EvaluationTable:
@@ -250,6 +254,12 @@ class _Run(NamedTuple):
     cell: StudyCell
     settings: Settings
     records: list[Record]
+
+    @property
+    def rank(self) -> float | None:
+        """RankMe at the last validation; None if the journal has none."""
+        looks = [record.get("rankme") for record in self.records if record["kind"] == "health"]
+        return looks[-1] if looks else None
 
     @property
     def batch(self) -> int:

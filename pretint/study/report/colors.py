@@ -169,8 +169,8 @@ def figures(plan: StudyPlan, shelf: CellStore, folder: Path) -> Figures:
             if variant in runs or not shelf.is_finished(cell):
                 continue
             with contextlib.suppress(UserError):  # the costs have a remark about it
-                settings = run_settings(shelf.folder(cell), {"objective.name": str, "data.source": object})
-                if settings["objective"]["name"] != "labels":
+                settings = run_settings(shelf.folder(cell), {"method.name": str, "data.source": object})
+                if settings["method"]["name"] == "colorization":
                     runs[variant] = shelf.folder(cell)
     file = folder / SHEET
     if not runs:

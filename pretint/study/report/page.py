@@ -1,11 +1,13 @@
 """The report of a study: one HTML page, and its tables as files."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 from rich.table import Table
+from scipy.stats import spearmanr
 
 from pretext.files import write_atomically
 from pretint.study.cells import PLAN, PRETRAIN, CellStore, read_plan
@@ -123,6 +125,7 @@ def page(folder: Path, results: StudyResults, colors: Sequence[ColorScores], fig
         figures_=figures,
         image=image(figures.file, _HEAVY) if figures.file else None,
         health=_health(results),
+        ranks=_ranks(results),
         costs=results.costs,
         took=took(results),
         minutes=minutes,
@@ -185,6 +188,29 @@ def _health(results: StudyResults) -> TableGrid | None:
         (variant, (*cells, f"{known[variant].step:,}", f"{known[variant].seeds}")) for variant, cells in sheet.grid.rows
     )
     return sheet.grid._replace(header=(*sheet.grid.header, "step", "seeds"), rows=rows)
+
+
+def _ranks(results: StudyResults) -> dict[str, Any] | None:
+    """Return RankMe of each variant beside the first evaluation, and how alike they rank the runs; None without any."""
+    board = next((board for board in results.boards if board.first), None)
+    if board is None or not results.ranks:
+        return None
+    pairs: list[tuple[float, float]] = []
+    rows: list[tuple[str, str, str]] = []
+    for variant, ranks in results.ranks.items():
+        line = board_line(board, variant)
+        scores = {result.seed: 100 * result.row(line.row).score.value for result in line.column.results} if (
+            line and line.column
+        ) else {}  # fmt: skip
+        pairs += [(rank, scores[seed]) for seed, rank in ranks.items() if seed in scores]
+        rows.append((
+            variant,
+            ", ".join(f"{rank:.1f}" for rank in ranks.values()),
+            ", ".join(f"{scores[seed]:.1f}" for seed in ranks if seed in scores),
+        ))  # fmt: skip
+    alike = spearmanr(*zip(*pairs, strict=True)).statistic if len(pairs) > 2 else math.nan
+    return {"rows": rows, "runs": len(pairs), "alike": alike if math.isfinite(alike) else None,
+            "evaluation": board.evaluation}  # fmt: skip
 
 
 def _panel(

@@ -143,12 +143,16 @@ def test_the_class_branch_adds_alpha_times_cross_entropy() -> None:
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"hints": {"sampled": True}}, "hints.sampled: backbone tiny takes no hints"),
-        ({"objective": {"classes_weight": 0.1}}, "objective.classes_weight: backbone tiny has no feature vector"),
-        ({"objective": {"name": "labels", "classes_weight": 0.1}}, "objective.classes_weight is for networks"),
+        ({"hints": {"sampled": True}}, "hints.sampled: this backbone takes no hints"),
+        ({"objective": {"classes_weight": 0.1}}, "objective.classes_weight: this backbone has no feature vector"),
+        ({"objective": {"name": "labels"}}, "set method.name supervised"),
         (
-            {"objective": {"name": "labels"}, "hints": {"sampled": True}},
-            "hints.sampled needs an objective that learns colors",
+            {"method": {"name": "simclr"}, "objective": {"classes_weight": 0.1}},
+            "objective.classes_weight is for method colorization",
+        ),
+        (
+            {"method": {"name": "supervised"}, "hints": {"sampled": True}},
+            "hints.sampled is for method colorization; method.name is supervised",
         ),
         ({"objective": {"classes_weight": 0.1}, "hints": {"sampled": True}}, "no backbone takes hints and"),
     ],

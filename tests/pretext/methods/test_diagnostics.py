@@ -14,8 +14,7 @@ from pretext.backbones.contract import Stage
 from pretext.color import rgb_to_ab
 from pretext.engine.device import ComputeConfig
 from pretext.gamut import Gamut, bin_centers
-from pretext.methods.colorization import Colorizer
-from pretext.methods.diagnostics import color_health, common_bins
+from pretext.methods.colorization import Colorizer, color_health, common_bins
 from pretext.methods.objectives import Classification, Objective, Regression
 from pretext.prior import rebalancing_weights
 

@@ -181,7 +181,7 @@ SILENT = "minutes of L2 0: no journal there, or none that tells the speed"
         ("journal.jsonl", None, SILENT),
         ("journal.jsonl", '{"kind": "start", "step": 0, "held_out": 5}', SILENT),
         ("settings.yaml", "{}", "settings.yaml holds no training.batch_size; restore the file if it was edited"),
-        ("settings.yaml", "training: {batch_size: 10}\nobjective: 5", "settings.yaml holds no objective.name"),
+        ("settings.yaml", "training: {batch_size: 10}\nmethod: 5", "settings.yaml holds no method.name"),
     ],
 )
 def test_what_a_damaged_run_does_not_tell_does_not_count(

@@ -22,11 +22,11 @@ from pretext.engine.device import ComputeConfig
 from pretext.engine.journal import read_journal
 from pretext.engine.run import newest_checkpoint
 from pretext.errors import UserError
-from pretext.methods.classifier import Classifier
-from pretext.methods.diagnostics import label_health
+from pretext.methods.contract import Ingredients
+from pretext.methods.supervised import Supervised
 from pretext.pretrain import pretrain
 from pretext.pretrained import load_pretrained
-from pretext.recipe import PretrainSettings, _shared_classes, build_colorizer, build_network, load_held_out, open_images
+from pretext.recipe import PretrainSettings, _shared_classes, build_network, load_held_out, open_images
 from pretext.settings import settings_from
 from pretext.weights.exporter import ExportSettings, export
 from pretint.colorization import ColorizeSettings, colorize
@@ -35,7 +35,7 @@ from transfer.report import write_report
 PLACE = ComputeConfig(torch.device("cpu"), "fp32", 0)
 WORDS = [
     "--data.source", "bundled",
-    "--objective.name", "labels", "--data.holdout", "16", "--crop.size", "16", "--objective.stride", "4",
+    "--method.name", "supervised", "--data.holdout", "16", "--crop.size", "16", "--objective.stride", "4",
     "--training.steps", "30", "--training.warmup", "5", "--training.batch_size", "48",
     "--machine.checkpoint_every", "7", "--machine.evaluate_every", "10",
 ]  # fmt: skip
@@ -45,7 +45,7 @@ def settings(**changed: Any) -> PretrainSettings:
     values: dict[str, Any] = {
         "data": {"source": "bundled"},
         "crop": {"size": 32},
-        "objective": {"name": "labels"},
+        "method": {"name": "supervised"},
         "training": {"steps": 2, "batch_size": 4, "warmup": 1},
         "machine": {"workers": 0},
     }
@@ -69,6 +69,20 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def build(name: str, **arguments: Any) -> Supervised:
+    settings = PretrainSettings()
+    parts = Ingredients(
+        build_backbone(name, **arguments),
+        0,
+        settings.objective,
+        settings.hints,
+        settings.augment,
+        None,
+        ["a", "b", "c"],
+    )
+    return Supervised(parts).eval()
+
+
 def images(count: int) -> torch.Tensor:
     return torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
@@ -76,7 +90,7 @@ def images(count: int) -> torch.Tensor:
 @pytest.mark.parametrize("name", ["tiny", "test_vit"])
 def test_scores_loss_and_health_by_their_definition(name: str) -> None:
     arguments = {"img_size": 32} if name == "test_vit" else {}
-    classifier = Classifier(build_backbone(name, **arguments), 3).eval()
+    classifier = build(name, **arguments)
     rgb, labels = images(37), torch.arange(37) % 3
     with torch.inference_mode():
         last = list(classifier.backbone(rgb_to_lightness(rgb)).values())[-1]
@@ -85,13 +99,13 @@ def test_scores_loss_and_health_by_their_definition(name: str) -> None:
         expected = torch.stack([-row.log_softmax(0)[label] for row, label in zip(logits, labels, strict=True)])
         torch.testing.assert_close(classifier.image_losses(rgb, labels), expected)
         torch.testing.assert_close(classifier.loss(rgb, labels), expected.mean())
-    health = label_health(classifier, rgb, labels, PLACE)
+    health, _ = classifier.diagnostics(rgb, labels, None, PLACE)
     assert health["loss"] == pytest.approx(float(expected.mean()), rel=1e-5)
     assert health["accuracy"] == int((logits.argmax(1) == labels).sum()) / 37
 
 
 def test_scores_are_exact_where_the_backbone_is_not() -> None:
-    classifier = Classifier(build_backbone("tiny"), 3).eval()
+    classifier = build("tiny")
     with torch.autocast("cpu", dtype=torch.bfloat16), torch.inference_mode():
         lightness = rgb_to_lightness(images(2))
         last = classifier.backbone(lightness)[classifier.backbone.stages[-1].name]
@@ -105,16 +119,16 @@ def test_it_begins_with_the_weights_that_a_colorizer_begins_with() -> None:
     prior = torch.full((313,), 1 / 313, dtype=torch.float64)
     asked = settings(seed=7)
     mine = build_network(asked, None, ["a", "b"]).backbone.state_dict()
-    for other in (settings(seed=7, objective={}), asked):
-        theirs = build_colorizer(other, prior).backbone.state_dict()
+    for name in ("colorization", "simclr"):
+        theirs = build_network(settings(seed=7, method={"name": name}), prior).backbone.state_dict()
         assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
 
 
 def test_it_sees_what_a_colorizer_sees(tmp_path: Path) -> None:
     source = class_folder(tmp_path / "images", "cat", "dog", "emu")
     labeled, plain = (
-        open_images(settings(data={"source": source, "holdout": 3}, objective={"name": name}))
-        for name in ("labels", "rebalanced")
+        open_images(settings(data={"source": source, "holdout": 3}, method={"name": name}))
+        for name in ("supervised", "colorization")
     )
     assert labeled.classes == ["cat", "dog", "emu"] and not plain.classes
     asked = settings(data={"source": source})
@@ -148,7 +162,7 @@ def test_a_checkpoint_gives_the_backbone_and_no_colors(run: Path, tmp_path: Path
     state = load_checkpoint(path)
     assert state["classes"] == Bundled("train").classes and "prior" not in state["color"]
     pretrained = load_pretrained(run)
-    assert not pretrained.has_head and pretrained.settings.objective.supervised and pretrained.step == 4
+    assert not pretrained.has_head and pretrained.settings.method.name == "supervised" and pretrained.step == 4
     for name, value in pretrained.colorizer.backbone.state_dict().items():
         assert torch.equal(value, state["average"][f"backbone.{name}"])
     Image.new("RGB", (40, 30)).save(tmp_path / "image.png")
@@ -269,7 +283,7 @@ def test_a_run_does_not_go_on_with_other_labels(tmp_path: Path) -> None:
     [
         ({"classes": None}, "classes missing or wrong"),
         ({"classes": [1, 2]}, "classes missing or wrong"),
-        ({"classes": "DROP"}, "prior missing or wrong"),
+        ({"classes": "DROP"}, "do not fit its contents"),
         ({"settings": {"objective": {"name": "plain"}}}, "do not fit its contents"),
     ],
 )

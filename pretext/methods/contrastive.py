@@ -1,0 +1,205 @@
+"""SimCLR and VICReg: two augmented views of an image should be alike, and images should differ.
+
+SimCLR: Chen, Kornblith, Norouzi, Hinton, "A simple framework for contrastive learning of visual representations", ICML
+2020. VICReg: Bardes, Ponce, LeCun, "VICReg: variance-invariance-covariance regularization for self-supervised
+learning", ICLR 2022.
+"""
+
+from itertools import pairwise
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pretext.backbones.contract import Backbone
+from pretext.engine import distributed
+from pretext.engine.device import ComputeConfig, autocast
+from pretext.errors import UserError
+from pretext.methods.augment import augment
+from pretext.methods.contract import Ingredients, Losses, Method
+
+_AT_ONCE = 128
+
+
+def mlp(*widths: int, last_norm: bool = False) -> nn.Sequential:
+    """Return linear layers, with batch norm and ReLU between them; with ``last_norm`` a batch norm after the last."""
+    layers: list[nn.Module] = []
+    for at, (before, width) in enumerate(pairwise(widths)):
+        is_last = at == len(widths) - 2
+        layers.append(nn.Linear(before, width, bias=is_last and not last_norm))
+        if not is_last:
+            layers += [nn.BatchNorm1d(width), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers, *([nn.BatchNorm1d(widths[-1])] if last_norm else []))
+
+
+def pooled(features: dict[str, Tensor], backbone: Backbone) -> Tensor:
+    """Return the mean over all places of the last stage, (B, C), float32 at least."""
+    last = features[backbone.stages[-1].name]
+    return (last if last.dtype == torch.float64 else last.float()).mean((2, 3))
+
+
+class TwoViews(Method):
+    """What methods share that compare two views of each image: projected features of both, and the loss of those.
+
+    Args:
+        parts: see ``Ingredients``.
+        projector: (B, C) features of the last stage -> (B, dims).
+    """
+
+    views = 2
+    whole_batch = True
+
+    def __init__(self, parts: Ingredients, projector: nn.Module) -> None:
+        super().__init__()
+        self.backbone, self.projector = parts.backbone, projector
+        self.seed, self.augmentation = parts.seed, parts.augment
+
+    def view(self, rgb: Tensor, numbers: Tensor, view: int) -> Tensor:
+        """Return an augmented view, (B, 3, H, W), float in [0, 1], of crops (B, 3, H, W)."""
+        return augment(rgb, numbers, view, self.seed, self.augmentation)
+
+    def project(self, views: Tensor) -> Tensor:
+        """Return projections, (B, dims), of views as ``view`` returns them."""
+        projections: Tensor = self.projector(pooled(self.backbone(self.backbone.to_input(views)), self.backbone))
+        return projections
+
+    def projections(self, rgb: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the projections of both views, (B, dims) each, of crops (B, 2, 3, H, W).
+
+        Both pass the network together, so that batch norm sees both.
+        """
+        first, second = self.project(
+            torch.cat([self.view(rgb[:, view], numbers, view) for view in range(self.views)])
+        ).chunk(2)
+        return first, second
+
+    def losses(self, first: Tensor, second: Tensor) -> Losses:
+        """Return the loss of projections, (B, dims) each, of this process's images."""
+        raise AssertionError("a subclass defines losses")
+
+    def loss(self, rgb: Tensor, labels: Tensor, numbers: Tensor) -> Losses:
+        """See ``Method.loss``."""
+        return self.losses(*self.projections(rgb, numbers))
+
+    def image_losses(self, rgb: Tensor, labels: Tensor, numbers: Tensor) -> Tensor:
+        """Return the loss of the batch for each image: it cannot be told apart."""
+        loss = self.loss(rgb, labels, numbers)
+        return (loss if isinstance(loss, Tensor) else loss[0]).expand(len(rgb))
+
+    @torch.inference_mode()
+    def diagnostics(
+        self, rgb: Tensor, labels: Tensor, prior: Tensor | None, place: ComputeConfig
+    ) -> tuple[dict[str, Any], Image.Image | None]:
+        """Return the loss of views of whole images, for batches of 128 at most, and a sheet of views."""
+        total, count = 0.0, 0
+        numbers = torch.arange(len(rgb))
+        for images, at in zip(rgb.split(_AT_ONCE), numbers.split(_AT_ONCE), strict=True):
+            if len(images) < 2 and count:
+                break  # alone, an image has no other to differ from
+            with autocast(place):
+                both = torch.stack([images.to(place.device)] * self.views, 1)
+                loss = self.image_losses(both, labels, at.to(place.device))
+            total, count = total + float(loss.sum()), count + len(images)
+        return {"loss": total / count}, None
+
+
+class SimCLR(TwoViews):
+    """Each view finds the other view of its image among all others of the batch: NT-Xent (equation 1).
+
+    The projector is the paper's: two layers. Batch norm stands between them, as in the released code.
+
+    Args:
+        parts: see ``Ingredients``.
+        temperature: tau.
+        hidden: units of the projector.
+        dims: length of a projection.
+    """
+
+    def __init__(self, parts: Ingredients, temperature: float = 0.5, hidden: int = 512, dims: int = 128) -> None:
+        if not 0.001 <= temperature <= 1000:
+            raise UserError(f"method.arguments: temperature is {temperature}: it must lie in [0.001, 1000]")
+        super().__init__(parts, mlp(parts.backbone.stages[-1].channels, hidden, dims))
+        self.temperature = temperature
+
+    def losses(self, first: Tensor, second: Tensor) -> Losses:
+        """Return NT-Xent of this process's views among those of all processes."""
+        return nt_xent(first, second, self.temperature)
+
+
+def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
+    """Return the mean over all views of the cross-entropy of finding the other view, in nats (SimCLR, equation 1).
+
+    The similarity is the cosine divided by the temperature; a view is not among its own candidates.
+
+    Args:
+        first, second: (B, dims), this process's views. Those of other processes are candidates too.
+        temperature: tau.
+    """
+    own = F.normalize(torch.cat((first, second)).float(), dim=1)
+    count, others = len(first), distributed.gather_with_gradient(own)
+    logits = own @ others.T / temperature
+    rows = torch.arange(2 * count, device=own.device)
+    offset = 2 * count * distributed.rank()
+    logits = logits.masked_fill(rows[:, None] + offset == torch.arange(len(others), device=own.device), -torch.inf)
+    return F.cross_entropy(logits, (rows + count) % (2 * count) + offset)
+
+
+class VICReg(TwoViews):
+    """Both views of an image have the same projection; no unit is constant, and no two say the same.
+
+    The projector has three layers. The paper's have 8,192 units each, for ImageNet.
+
+    Args:
+        parts: see ``Ingredients``.
+        dims: units of each layer of the projector.
+        invariance: lambda, the weight of the distance of views.
+        variance: mu, the weight of the hinge on the standard deviations.
+        covariance: nu, the weight of the squared covariances.
+    """
+
+    def __init__(
+        self,
+        parts: Ingredients,
+        dims: int = 1024,
+        invariance: float = 25.0,
+        variance: float = 25.0,
+        covariance: float = 1.0,
+    ) -> None:
+        super().__init__(parts, mlp(parts.backbone.stages[-1].channels, dims, dims, dims))
+        self.weights = {"invariance": invariance, "variance": variance, "covariance": covariance}
+
+    def losses(self, first: Tensor, second: Tensor) -> Losses:
+        """Return the weighted sum, and its terms."""
+        parts = vicreg_terms(first, second)
+        return sum_of(parts, self.weights), {name: part.detach() for name, part in parts.items()}
+
+
+def sum_of(parts: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
+    """Return the sum of the parts, each times its weight."""
+    return torch.stack([weights[name] * part for name, part in parts.items()]).sum()
+
+
+def vicreg_terms(first: Tensor, second: Tensor) -> dict[str, Tensor]:
+    """Return the three terms of VICReg, scalars.
+
+    The invariance is the mean squared difference, over images and dimensions, as in the released code; the paper does
+    not divide by the dimensions. The variance is the mean of both views' terms, as in the released code (the paper has
+    their sum), and the covariance the sum. Variance and covariance are those of all processes' images.
+
+    Args:
+        first, second: (B, dims), projections of this process's images.
+    """
+    first, second = first.float(), second.float()
+    terms = {"invariance": F.mse_loss(first, second)}
+    deviations, covariances = [], []
+    for view in (first, second):
+        everywhere = distributed.gather_with_gradient(view)
+        centered = everywhere - everywhere.mean(0)
+        deviations.append(F.relu(1 - (centered.square().sum(0) / (len(centered) - 1) + 1e-4).sqrt()).mean())
+        matrix = centered.T @ centered / (len(centered) - 1)
+        covariances.append((matrix.square().sum() - matrix.diagonal().square().sum()) / matrix.shape[0])
+    terms["variance"] = (deviations[0] + deviations[1]) / 2
+    terms["covariance"] = covariances[0] + covariances[1]
+    return terms
