@@ -147,7 +147,7 @@ def weights_jobs() -> Iterator[Job]:
             commands.append(
                 f"colorize {name} {{data}}/imagenet-sample/images/n014*.JPEG --out {name}-colors --device cpu"
             )
-        yield Job("weights", name, tuple(commands), (f"{name}/checkpoints/*.pt", f"{name}-colors/*.png"))
+        yield Job("weights", name, tuple(commands), (f"{name}/checkpoints/*.pt", f"{name}-colors/n*.png"))
 
 
 def other_jobs() -> Iterator[Job]:
