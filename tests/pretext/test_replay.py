@@ -56,12 +56,12 @@ def test_one_command_replays_it(failed: Path, capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize(
-    ("world", "objective"), one_fast((1, "rebalanced"), [(1, "rebalanced"), (2, "rebalanced"), (1, "labels")])
+    ("world", "method"), one_fast((1, "colorization"), [(1, "colorization"), (2, "colorization"), (1, "supervised")])
 )
-def test_a_replayed_step_is_the_step(world: int, objective: str, launcher: Launcher, tmp_path: Path) -> None:
+def test_a_replayed_step_is_the_step(world: int, method: str, launcher: Launcher, tmp_path: Path) -> None:
     """Shown on a step whose loss is finite: what is not a number equals nothing."""
     run, healthy = tmp_path / "run", ["--training.optimizer", "adam", "--training.lr", "1e-3", "--training.steps", "6"]
-    words = [*WORDS, *healthy, "--machine.workers", "0", "--objective.name", objective]
+    words = [*WORDS, *healthy, "--machine.workers", "0", "--method.name", method]
     processes = (
         launcher.start_ranks(world, "pretrain", run, *words) if world > 1 else [launcher.start("pretrain", run, *words)]
     )
