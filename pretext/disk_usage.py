@@ -68,9 +68,11 @@ def pretrain_disk(settings: PretrainSettings, images: RecipeImages | None = None
     small_settings = dataclasses.replace(
         settings, backbone=BackboneSettings("tiny"), objective=objective, hints=HintSettings()
     )
-    small = build_network(small_settings, prior, images.classes).eval()
-    _, drawn = small.diagnostics(views, labels, prior, place)
-    sheet = len(png_bytes(drawn)) if drawn else 0
+    sheet = 0
+    if settings.colorizes:  # other methods draw none
+        small = build_network(small_settings, prior, images.classes).eval()
+        _, drawn = small.diagnostics(views, labels, prior, place)
+        sheet = len(png_bytes(drawn)) if drawn else 0
     journal_size, events_size = estimate_records(
         training, settings.machine, settings.objective.bins if settings.colorizes else 0
     )

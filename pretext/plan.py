@@ -35,6 +35,7 @@ from pretext.engine.progress import progress
 from pretext.engine.trainer import Trainer
 from pretext.methods.contract import Method
 from pretext.pretrain import checkpoint_extra
+from pretext.rankme import rank_of
 from pretext.recipe import PretrainSettings, build_network, first_crops, load_held_out, on_place, open_images
 
 _SECONDS = 6.0  # for each of: the network only, data loading only, both
@@ -191,7 +192,9 @@ def plan(settings: PretrainSettings) -> Plan:
     assert isinstance(judged, Method)
     wanted = min(_VALIDATED if trial.whole else _SHOWN, settings.data.holdout)
     views, held_labels, *_ = load_held_out(images, wanted, judged.backbone.fit_size(settings.view_size))
-    seconds, _ = time_call(lambda: judged.diagnostics(views, held_labels, prior, place), place)
+    seconds, _ = time_call(
+        lambda: (judged.diagnostics(views, held_labels, prior, place), rank_of(judged.backbone, views, place)), place
+    )
     held = min(settings.data.holdout, sum(map(len, images.held))) or len(views)
     validation = seconds * held / len(views)
     extra = checkpoint_extra(images, settings, prior, place.precision)

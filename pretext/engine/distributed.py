@@ -15,12 +15,15 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from pretext.engine.compiler import not_compiled
 from pretext.errors import RankGone, ReportedElsewhere, UserError
 
 T = TypeVar("T")
 
 # The first process may estimate a prior, initialize by k-means or compile while the others wait for it.
 _TIMEOUT = timedelta(minutes=30)
+
+_alone = False
 
 
 def rank() -> int:
@@ -137,21 +140,34 @@ def all_reduce_mean(values: Tensor) -> Tensor:
     return values
 
 
-def gather_with_gradient(values: Tensor) -> Tensor:
-    """Return the rows of all processes, in the order of their ranks, (processes * B, ...).
+@contextmanager
+def alone() -> Iterator[None]:
+    """Let ``gather_with_gradient`` and ``mean_with_gradient`` return this process's values: the others do not call."""
+    global _alone
+    _alone = True
+    try:
+        yield
+    finally:
+        _alone = False
+
+
+@not_compiled
+def gather_with_gradient(values: Tensor) -> tuple[Tensor, int]:
+    """Return the rows of all processes, (processes * B, ...), in the order of their ranks; and where its own begin.
 
     Its gradient reaches the rows of every process: each gets the sum of what all processes' losses give it. As
     DistributedDataParallel averages gradients, the mean of all losses is what is minimized.
     """
-    if world_size() == 1:
-        return values
+    if world_size() == 1 or _alone:
+        return values, 0
     gathered: Tensor = _Gather.apply(values)
-    return gathered
+    return gathered, rank() * len(values)
 
 
+@not_compiled
 def mean_with_gradient(values: Tensor) -> Tensor:
     """Return the mean of all processes' values, with a gradient as that of ``gather_with_gradient``."""
-    if world_size() == 1:
+    if world_size() == 1 or _alone:
         return values
     mean: Tensor = _Mean.apply(values)
     return mean
@@ -166,7 +182,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> Tensor:
-        upstream = upstream.contiguous()
+        upstream = upstream.clone(memory_format=torch.contiguous_format)  # autograd may use it elsewhere
         dist.all_reduce(upstream)
         return upstream.chunk(world_size())[rank()]
 

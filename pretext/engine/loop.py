@@ -91,7 +91,8 @@ class Validation:
 
     def __call__(self, journal: Journal) -> None:
         step = self.trainer.done
-        records, sheet = self.evaluate(self.trainer.judged.eval())
+        with distributed.alone():  # the first process alone validates
+            records, sheet = self.evaluate(self.trainer.judged.eval())
         if sheet is not None:
             path = self.run / "samples" / f"{step:08d}.png"
             write_png(path, sheet)

@@ -75,7 +75,9 @@ def build_method(settings: MethodSettings, parts: Ingredients) -> Method:
         takes = ", ".join([*signature.parameters][1:]) or "none"
         raise UserError(f"method {settings.name}: {error} (arguments it takes: {takes})") from error
     for name, value in settings.arguments.items():
-        default = signature.parameters[name].default
-        if isinstance(default, int | float) and (not isinstance(value, int | float) or isinstance(value, bool)):
-            raise UserError(f"method.arguments: {name} is {value!r}: it must be a number")
+        default = signature.parameters[name].default if name in signature.parameters else None
+        kinds = {int: (int, "a whole number"), float: (int | float, "a number"), str: (str, "a text")}
+        kind, title = kinds.get(type(default), (object, ""))
+        if not isinstance(value, kind) or (isinstance(value, bool) and title):
+            raise UserError(f"method.arguments: {name} is {value!r}: it must be {title}")
     return settings.kind(parts, **settings.arguments)

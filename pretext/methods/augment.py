@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from pretext import roles
 from pretext.data.order import mix
+from pretext.engine.compiler import not_compiled
 from pretext.errors import UserError
 from pretext.methods.hints import uniforms
 
@@ -62,6 +63,7 @@ class AugmentSettings:
             raise UserError(f"augment.sigma is {list(self.sigma)}: give two numbers with 0 < smallest <= largest")
 
 
+@not_compiled  # how many images are changed differs from batch to batch
 @torch.no_grad()
 def augment(rgb: Tensor, numbers: Tensor, view: int, seed: int, settings: AugmentSettings) -> Tensor:
     """Return a view of each image.

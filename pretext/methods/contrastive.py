@@ -23,15 +23,22 @@ from pretext.methods.contract import Ingredients, Losses, Method
 _AT_ONCE = 128
 
 
-def mlp(*widths: int, last_norm: bool = False) -> nn.Sequential:
-    """Return linear layers, with batch norm and ReLU between them; with ``last_norm`` a batch norm after the last."""
+def mlp(*widths: int) -> nn.Sequential:
+    """Return linear layers, with batch norm and ReLU between them."""
     layers: list[nn.Module] = []
     for at, (before, width) in enumerate(pairwise(widths)):
         is_last = at == len(widths) - 2
-        layers.append(nn.Linear(before, width, bias=is_last and not last_norm))
+        layers.append(nn.Linear(before, width, bias=is_last))
         if not is_last:
             layers += [nn.BatchNorm1d(width), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers, *([nn.BatchNorm1d(widths[-1])] if last_norm else []))
+    return nn.Sequential(*layers)
+
+
+def require_sizes(**sizes: int) -> None:
+    """Raise a ``UserError`` if a size is below 1."""
+    for name, size in sizes.items():
+        if size < 1:
+            raise UserError(f"method.arguments: {name} is {size}: it must be at least 1")
 
 
 def pooled(features: dict[str, Tensor], backbone: Backbone) -> Tensor:
@@ -108,7 +115,7 @@ class TwoViews(Method):
 class SimCLR(TwoViews):
     """Each view finds the other view of its image among all others of the batch: NT-Xent (equation 1).
 
-    The projector is the paper's: two layers. Batch norm stands between them, as in the released code.
+    The projector is the paper's: two layers, with batch norm between them.
 
     Args:
         parts: see ``Ingredients``.
@@ -120,6 +127,7 @@ class SimCLR(TwoViews):
     def __init__(self, parts: Ingredients, temperature: float = 0.5, hidden: int = 512, dims: int = 128) -> None:
         if not 0.001 <= temperature <= 1000:
             raise UserError(f"method.arguments: temperature is {temperature}: it must lie in [0.001, 1000]")
+        require_sizes(hidden=hidden, dims=dims)
         super().__init__(parts, mlp(parts.backbone.stages[-1].channels, hidden, dims))
         self.temperature = temperature
 
@@ -137,13 +145,13 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
         first, second: (B, dims), this process's views. Those of other processes are candidates too.
         temperature: tau.
     """
-    own = F.normalize(torch.cat((first, second)).float(), dim=1)
-    count, others = len(first), distributed.gather_with_gradient(own)
-    logits = own @ others.T / temperature
-    rows = torch.arange(2 * count, device=own.device)
-    offset = 2 * count * distributed.rank()
-    logits = logits.masked_fill(rows[:, None] + offset == torch.arange(len(others), device=own.device), -torch.inf)
-    return F.cross_entropy(logits, (rows + count) % (2 * count) + offset)
+    with torch.autocast(first.device.type, enabled=False):  # else logits have three digits
+        own, count = F.normalize(torch.cat((first, second)).float(), dim=1), len(first)
+        others, begin = distributed.gather_with_gradient(own)
+        logits = own @ others.T / temperature
+        rows = torch.arange(2 * count, device=own.device)
+        itself = rows[:, None] + begin == torch.arange(len(others), device=own.device)
+        return F.cross_entropy(logits.masked_fill(itself, -torch.inf), (rows + count) % (2 * count) + begin)
 
 
 class VICReg(TwoViews):
@@ -167,8 +175,12 @@ class VICReg(TwoViews):
         variance: float = 25.0,
         covariance: float = 1.0,
     ) -> None:
-        super().__init__(parts, mlp(parts.backbone.stages[-1].channels, dims, dims, dims))
+        require_sizes(dims=dims)
         self.weights = {"invariance": invariance, "variance": variance, "covariance": covariance}
+        for name, weight in self.weights.items():
+            if not 0 <= weight <= 1e6:
+                raise UserError(f"method.arguments: {name} is {weight}: it must lie in [0, 1000000]")
+        super().__init__(parts, mlp(parts.backbone.stages[-1].channels, dims, dims, dims))
 
     def losses(self, first: Tensor, second: Tensor) -> Losses:
         """Return the weighted sum, and its terms."""
@@ -191,15 +203,15 @@ def vicreg_terms(first: Tensor, second: Tensor) -> dict[str, Tensor]:
     Args:
         first, second: (B, dims), projections of this process's images.
     """
-    first, second = first.float(), second.float()
-    terms = {"invariance": F.mse_loss(first, second)}
+    terms = {"invariance": F.mse_loss(first.float(), second.float())}
     deviations, covariances = [], []
-    for view in (first, second):
-        everywhere = distributed.gather_with_gradient(view)
-        centered = everywhere - everywhere.mean(0)
-        deviations.append(F.relu(1 - (centered.square().sum(0) / (len(centered) - 1) + 1e-4).sqrt()).mean())
-        matrix = centered.T @ centered / (len(centered) - 1)
-        covariances.append((matrix.square().sum() - matrix.diagonal().square().sum()) / matrix.shape[0])
+    with torch.autocast(first.device.type, enabled=False):  # else covariances have three digits
+        for view in (first, second):
+            everywhere, _ = distributed.gather_with_gradient(view.float())
+            centered, others = everywhere - everywhere.mean(0), max(1, len(everywhere) - 1)
+            deviations.append(F.relu(1 - (centered.square().sum(0) / others + 1e-4).sqrt()).mean())
+            matrix = centered.T @ centered / others
+            covariances.append((matrix.square().sum() - matrix.diagonal().square().sum()) / matrix.shape[0])
     terms["variance"] = (deviations[0] + deviations[1]) / 2
     terms["covariance"] = covariances[0] + covariances[1]
     return terms

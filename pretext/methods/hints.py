@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pretext import roles
 from pretext.data.order import mix
+from pretext.engine.compiler import not_compiled
 from pretext.errors import UserError
 
 _KEY = 0x41A75  # hints and augmentations of a sample are drawn from different numbers
@@ -53,7 +54,7 @@ class HintSettings:
             raise UserError(f"hints.whole is {self.whole}: it must lie in [0, 1]")
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # torch.compile must not change int64 products that wrap around
+@not_compiled  # torch.compile must not change int64 products that wrap around
 def sample_hints(
     ab: Tensor, numbers: Tensor, seed: int, settings: HintSettings, count: int | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -103,6 +104,7 @@ def sample_hints(
     return torch.where(shows_all, ab, hints), torch.where(shows_all, 1.0, mask).to(ab.dtype)
 
 
+@not_compiled  # torch.compile must not change int64 products that wrap around
 def uniforms(seed: int, numbers: Tensor, count: int) -> Tensor:
     """Return ``count`` floats in [0, 1) for each sample, (B, count), float64, on the device of ``numbers``.
 

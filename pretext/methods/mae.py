@@ -83,8 +83,8 @@ class MAE(Method):
         return painted
 
     def seen(self, patches: int) -> int:
-        """Return how many of so many patches the encoder sees, at least 1."""
-        return max(1, int(patches * (1 - self.mask)))
+        """Return how many of so many patches the encoder sees: at least 1, and not all."""
+        return min(max(1, int(patches * (1 - self.mask))), patches - 1)
 
     def patches(self, x: Tensor) -> Tensor:
         """Return the patches of x, (B, C, H, W), each with its pixels in one row, (B, N, C * height * width)."""

@@ -44,7 +44,7 @@ class CrossChannel(Method):
         self.lightness_head = nn.Conv2d(self.backbone.ab.stages[-1].channels, BINS, 1)
 
     def pixel_losses(self, rgb: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the losses of both predictions at each point of the target's grid, (B, h, w), in nats."""
+        """Return the losses of both predictions at each point of the target's grid, (B, h, w)."""
         lightness, ab = rgb_to_lightness(rgb), rgb_to_ab(rgb)
         halves = ((self.backbone.lightness, lightness, self.color_head), (self.backbone.ab, ab, self.lightness_head))
         outputs = []
@@ -52,7 +52,9 @@ class CrossChannel(Method):
             stage = half.stages[-1]
             outputs.append(on_grid(head(half(x)[stage.name]), stage.stride, self.stride, rgb.shape[-2:]))
         s = self.stride
-        colors = self.objective.pixel_losses(outputs[0], ab[..., ::s, ::s])
+        truth = ab[..., ::s, ::s]
+        colored = truth.abs().flatten(1).amax(1) > self.objective.gray_threshold  # as ``Objective.forward``
+        colors = self.objective.pixel_losses(outputs[0], truth) * colored[:, None, None]
         bins = lightness[:, 0, ::s, ::s].long().clamp_max(BINS - 1)
         return colors, F.cross_entropy(outputs[1].float(), bins, reduction="none")
 

@@ -93,6 +93,10 @@ def test_vicreg_weighs_its_terms() -> None:
             {"method": {"name": "simclr", "arguments": {"tau": 1}}},
             "method simclr: .*tau.*takes: temperature, hid",
         ),
+        ({"method": {"name": "simclr", "arguments": {"dims": 12.5}}}, "dims is 12.5: it must be a whole number"),
+        ({"method": {"name": "simclr", "arguments": {"dims": 0}}}, "dims is 0: it must be at least 1"),
+        ({"method": {"name": "vicreg", "arguments": {"variance": -1}}}, "variance is -1: it must lie in"),
+        ({"method": {"name": "joined", "arguments": {"color_stage": ["a"]}}}, "it must be a text"),
         ({"method": {"name": "simclr"}, "training": {"batch_size": 1}}, "training.batch_size is 1: method simclr comp"),
         (
             {"method": {"name": "vicreg"}, "training": {"micro_batch": 32}},

@@ -27,6 +27,9 @@ def test_the_loss_is_on_masked_patches_normalized_by_themselves(inputs: str) -> 
     patches = columns**2
     seen = method.seen(patches)
     assert seen == int(patches * 0.25) >= 1
+    method.mask = 1e-17
+    assert method.seen(patches) == patches - 1, "something is painted"
+    method.mask = 0.75
     captured: dict[str, Any] = {}
     forward = method.forward
 
@@ -66,7 +69,7 @@ def test_what_is_masked_is_not_seen() -> None:
 def test_a_whole_encoder_is_the_backbone() -> None:
     """Without a mask the encoder computes what the backbone gives to a probe."""
     method = make().eval()
-    method.mask, rgb = 0.0, images(2)
+    method.seen, rgb = lambda patches: patches, images(2)  # type: ignore[method-assign]
     tokens: dict[str, torch.Tensor] = {}
     method.norm.register_forward_pre_hook(lambda module, inputs: tokens.update(last=inputs[0]))
     x = method.backbone.normalize(method.backbone.to_input(rgb))

@@ -68,6 +68,7 @@ def test_from_one_to_two_to_one(name: str, launcher: Launcher, tmp_path: Path) -
     trained.wait_for_step(4, first)
     first.signal(signal.SIGUSR2)
     assert first.wait() == ExitStatus.PREEMPTED, first.output
+    words += ["--machine.evaluate_every", "3"]  # which the first of them does alone
     two = launcher.start_ranks(2, "pretrain", run, *words, hold_at=trained.losses[-1][0] + 8)
     trained.wait_for_step(trained.losses[-1][0] + 4, two[0])
     two[1].signal(signal.SIGTERM)
@@ -113,7 +114,9 @@ def test_every_job_takes_every_method(name: str, tmp_path: Path, capsys: pytest.
     assert "method" in capsys.readouterr().err
 
 
-def test_a_plan_for_two_views(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", one_fast("simclr", ["simclr", "joined", "split_brain", "mae"]))
+def test_a_plan(name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pretext.plan._SECONDS", 0.2)
-    assert pretint.cli.main(["plan", str(RECIPES / "simclr.yaml"), *WORDS]) == 0
+    words = [*WORDS[:6], *WORDS[8:]] if name in ("split_brain", "mae") else WORDS  # their backbones have no widths
+    assert pretint.cli.main(["plan", str(RECIPES / f"{name}.yaml"), *words]) == 0
     assert "images/s" in capsys.readouterr().out
