@@ -81,10 +81,10 @@ class Network:
 def open_network(spec: str, seed: int = 0, arguments: Mapping[str, Any] | None = None) -> Network:
     """Open the network that a user names.
 
-    - ``RUN``, a run's folder or a checkpoint file: its backbone, which sees lightness only.
+    - ``RUN``, a run's folder or a checkpoint file: its backbone, which sees what it learned from.
     - ``random:RUN``: the same architecture at the random weights of that run's own seed.
     - ``random:RECIPE.yaml``: the architecture of a recipe of pretraining, at the random weights of its seed.
-    - ``random:BACKBONE``: any backbone by its name, at the random weights of ``seed``; sees lightness only.
+    - ``random:BACKBONE``: any backbone by its name, at the random weights of ``seed``; most see lightness only.
     - ``timm:MODEL``: in color, with its published weights, from the hub or its local cache.
     - ``timm:MODEL:FILE``: the same with the weights in a local .safetensors or .pth file. If the file holds several
       networks, ``FILE#PREFIX`` selects one by its prefix: ``dino.pth#teacher.backbone``.

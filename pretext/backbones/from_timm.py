@@ -82,6 +82,10 @@ class TimmBackbone(Backbone):
     ) -> None:
         super().__init__()
         self.gray = gray
+        if gray and self.inputs != "lightness":
+            raise UserError(
+                f"timm model {name}: gray is for a backbone that reads lightness, not {self.inputs}; leave it out"
+            )
         if gray:
             self.channels = 3
         if not timm.is_model(name.partition(".")[0]):
