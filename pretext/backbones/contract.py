@@ -26,8 +26,8 @@ class BackboneSettings:
     """The network that learns.
 
     Args:
-        name: tiny, alexnet, vgg, siggraph17, fusion, autoencoder, split_brain, any timm model, such as resnet18, or the name of a
-            plugin's backbone.
+        name: tiny, alexnet, vgg, siggraph17, fusion, autoencoder, split_brain, any timm model, such as resnet18, or the
+            name of a plugin's backbone.
         arguments: passed to the backbone's constructor, such as {geometry: test} for alexnet.
         inputs: what it reads: lightness, or rgb (tiny, alexnet and timm models). Colorization needs lightness.
         weights: for a timm model: a local .safetensors or .pth file of published weights to start from; or
