@@ -33,7 +33,7 @@ from pretext.engine.memory import (
 )
 from pretext.engine.progress import progress
 from pretext.engine.trainer import Trainer
-from pretext.methods.contract import Method
+from pretext.methods.contract import Method, repeat_views
 from pretext.pretrain import checkpoint_extra
 from pretext.rankme import rank_of
 from pretext.recipe import PretrainSettings, build_network, first_crops, load_held_out, on_place, open_images
@@ -332,11 +332,6 @@ def run_trial(network: Method, settings: PretrainSettings, place: ComputeConfig)
     if affordable >= at_once:
         return MeasuredStep(affordable // at_once * at_once, training.micro_batch, True, per_image, fits)
     return MeasuredStep(affordable, 0, False, per_image, fits)
-
-
-def repeat_views(crops: Tensor, views: int) -> Tensor:
-    """Return a batch for a method of so many views, of crops (B, 3, H, W)."""
-    return crops if views == 1 else torch.stack([crops] * views, 1)
 
 
 def build_trainer(

@@ -43,5 +43,5 @@ def rank_of(backbone: Backbone, rgb: Tensor, place: ComputeConfig) -> float:
     for images in rgb.split(_AT_ONCE):
         with autocast(place):
             features = backbone(backbone.to_input(images.to(place.device)))
-        pooled.append(features[backbone.stages[-1].name].float().mean((2, 3)).cpu())
+        pooled.append(backbone.pool_last(features).cpu())
     return rankme(torch.cat(pooled))

@@ -1,9 +1,10 @@
 """The interface of every backbone: what it reads, named stages, and a forward pass that returns the features of all."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from pretext import roles
@@ -106,6 +107,11 @@ class Backbone(nn.Module):
         if self.inputs == "rgb":
             return rgb if rgb.is_floating_point() else rgb.float() / 255
         return rgb_to_lightness(rgb) if self.inputs == "lightness" else rgb_to_ab(rgb)
+
+    def pool_last(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Return the mean of the last stage's features over all places, (B, C), float32 at least."""
+        last = features[self.stages[-1].name]
+        return (last if last.dtype == torch.float64 else last.float()).mean((2, 3))
 
     def with_vector(self, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Return the same features, and a vector for each whole image, (B, C); only with ``vector_channels``."""

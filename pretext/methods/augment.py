@@ -17,7 +17,7 @@ from pretext import roles
 from pretext.data.order import mix
 from pretext.engine.compiler import not_compiled
 from pretext.errors import UserError
-from pretext.methods.hints import uniforms
+from pretext.methods.uniforms import uniforms
 
 _KEY = 0xA06
 _ORDERS = torch.tensor(list(permutations(range(4))))  # (24, 4): in which order an image is jittered

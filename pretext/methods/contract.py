@@ -4,14 +4,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
+import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from pretext.backbones.contract import Backbone
-from pretext.engine.device import ComputeConfig
+from pretext.engine.device import ComputeConfig, autocast
 from pretext.methods.augment import AugmentSettings
 from pretext.methods.hints import HintSettings
 from pretext.methods.objectives import ObjectiveSettings
+
+_AT_ONCE = 64
 
 Losses = Tensor | tuple[Tensor, dict[str, Tensor]]
 """A loss, a scalar; or a loss and its parts by name, scalars without gradients, for the journal."""
@@ -53,8 +56,8 @@ class Method(nn.Module, ABC):
     """Whether its loss compares the images of a batch, which then cannot be cut into micro-batches."""
 
     @abstractmethod
-    def loss(self, rgb: Tensor, labels: Tensor, numbers: Tensor) -> Losses:
-        """Return the mean loss of a batch.
+    def image_losses(self, rgb: Tensor, labels: Tensor, numbers: Tensor) -> Tensor:
+        """Return the loss of each image, (B,).
 
         Args:
             rgb: (B, 3, H, W), uint8 sRGB; or (B, views, 3, H, W).
@@ -62,15 +65,15 @@ class Method(nn.Module, ABC):
             numbers: (B,), int64, t of each sample.
         """
 
-    @abstractmethod
-    def image_losses(self, rgb: Tensor, labels: Tensor, numbers: Tensor) -> Tensor:
-        """Return the loss of each image, (B,); arguments as for ``loss``."""
+    def loss(self, rgb: Tensor, labels: Tensor, numbers: Tensor) -> Losses:
+        """Return the mean loss of a batch, and its parts if it has any; arguments as for ``image_losses``."""
+        return self.image_losses(rgb, labels, numbers).mean()
 
-    @abstractmethod
+    @torch.inference_mode()
     def diagnostics(
         self, rgb: Tensor, labels: Tensor, prior: Tensor | None, place: ComputeConfig
     ) -> tuple[dict[str, Any], Image.Image | None]:
-        """Measure the network, in eval mode, on held-out images, for the journal.
+        """Measure the network, in eval mode, on held-out images, for the journal. One process alone calls it.
 
         Args:
             rgb: (N, 3, H, W), uint8 sRGB, on the CPU.
@@ -79,5 +82,18 @@ class Method(nn.Module, ABC):
             place: the method's device, and precision.
 
         Returns:
-            Numbers by name, with ``loss`` among them; and a sheet of images or None.
+            Numbers by name, by default the mean of ``image_losses`` as ``loss``; and a sheet of images or None.
         """
+        total, count = 0.0, -(-len(rgb) // _AT_ONCE)  # batches of nearly the same size: no image is alone
+        batches = zip(rgb.chunk(count), labels.chunk(count), torch.arange(len(rgb)).chunk(count), strict=True)
+        for images, names, numbers in batches:
+            views = repeat_views(images, self.views)
+            with autocast(place):
+                losses = self.image_losses(*(each.to(place.device) for each in (views, names, numbers)))
+            total += float(losses.sum())
+        return {"loss": total / len(rgb)}, None
+
+
+def repeat_views(crops: Tensor, views: int) -> Tensor:
+    """Return a batch for a method of so many views, of crops (B, 3, H, W)."""
+    return crops if views == 1 else torch.stack([crops] * views, 1)

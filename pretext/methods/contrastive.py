@@ -6,21 +6,15 @@ learning", ICLR 2022.
 """
 
 from itertools import pairwise
-from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pretext.backbones.contract import Backbone
 from pretext.engine import distributed
-from pretext.engine.device import ComputeConfig, autocast
 from pretext.errors import UserError
 from pretext.methods.augment import augment
 from pretext.methods.contract import Ingredients, Losses, Method
-
-_AT_ONCE = 128
 
 
 def mlp(*widths: int) -> nn.Sequential:
@@ -39,12 +33,6 @@ def require_sizes(**sizes: int) -> None:
     for name, size in sizes.items():
         if size < 1:
             raise UserError(f"method.arguments: {name} is {size}: it must be at least 1")
-
-
-def pooled(features: dict[str, Tensor], backbone: Backbone) -> Tensor:
-    """Return the mean over all places of the last stage, (B, C), float32 at least."""
-    last = features[backbone.stages[-1].name]
-    return (last if last.dtype == torch.float64 else last.float()).mean((2, 3))
 
 
 class TwoViews(Method):
@@ -67,20 +55,17 @@ class TwoViews(Method):
         """Return an augmented view, (B, 3, H, W), float in [0, 1], of crops (B, 3, H, W)."""
         return augment(rgb, numbers, view, self.seed, self.augmentation)
 
-    def project(self, views: Tensor) -> Tensor:
-        """Return projections, (B, dims), of views as ``view`` returns them."""
-        projections: Tensor = self.projector(pooled(self.backbone(self.backbone.to_input(views)), self.backbone))
-        return projections
+    def features(self, rgb: Tensor, numbers: Tensor) -> dict[str, Tensor]:
+        """Return the features of all views of crops (B, views, 3, H, W), first those of all first views.
 
-    def projections(self, rgb: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the projections of both views, (B, dims) each, of crops (B, 2, 3, H, W).
-
-        Both pass the network together, so that batch norm sees both.
+        All pass the network together, so that batch norm sees all.
         """
-        first, second = self.project(
-            torch.cat([self.view(rgb[:, view], numbers, view) for view in range(self.views)])
-        ).chunk(2)
-        return first, second
+        views = torch.cat([self.view(rgb[:, view], numbers, view) for view in range(self.views)])
+        return self.backbone(self.backbone.to_input(views))
+
+    def contrast(self, features: dict[str, Tensor]) -> Losses:
+        """Return the loss of both views' projections."""
+        return self.losses(*self.projector(self.backbone.pool_last(features)).chunk(2))
 
     def losses(self, first: Tensor, second: Tensor) -> Losses:
         """Return the loss of projections, (B, dims) each, of this process's images."""
@@ -88,28 +73,12 @@ class TwoViews(Method):
 
     def loss(self, rgb: Tensor, labels: Tensor, numbers: Tensor) -> Losses:
         """See ``Method.loss``."""
-        return self.losses(*self.projections(rgb, numbers))
+        return self.contrast(self.features(rgb, numbers))
 
     def image_losses(self, rgb: Tensor, labels: Tensor, numbers: Tensor) -> Tensor:
         """Return the loss of the batch for each image: it cannot be told apart."""
         loss = self.loss(rgb, labels, numbers)
         return (loss if isinstance(loss, Tensor) else loss[0]).expand(len(rgb))
-
-    @torch.inference_mode()
-    def diagnostics(
-        self, rgb: Tensor, labels: Tensor, prior: Tensor | None, place: ComputeConfig
-    ) -> tuple[dict[str, Any], Image.Image | None]:
-        """Return the loss of views of whole images, for batches of 128 at most, and a sheet of views."""
-        total, count = 0.0, 0
-        numbers = torch.arange(len(rgb))
-        for images, at in zip(rgb.split(_AT_ONCE), numbers.split(_AT_ONCE), strict=True):
-            if len(images) < 2 and count:
-                break  # alone, an image has no other to differ from
-            with autocast(place):
-                both = torch.stack([images.to(place.device)] * self.views, 1)
-                loss = self.image_losses(both, labels, at.to(place.device))
-            total, count = total + float(loss.sum()), count + len(images)
-        return {"loss": total / count}, None
 
 
 class SimCLR(TwoViews):
@@ -146,11 +115,11 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
         temperature: tau.
     """
     with torch.autocast(first.device.type, enabled=False):  # else logits have three digits
-        own, count = F.normalize(torch.cat((first, second)).float(), dim=1), len(first)
-        others, begin = distributed.gather_with_gradient(own)
-        logits = own @ others.T / temperature
-        rows = torch.arange(2 * count, device=own.device)
-        itself = rows[:, None] + begin == torch.arange(len(others), device=own.device)
+        views, count = F.normalize(torch.cat((first, second)).float(), dim=1), len(first)
+        candidates, begin = distributed.gather_with_gradient(views)
+        logits = views @ candidates.T / temperature
+        rows = torch.arange(2 * count, device=views.device)
+        itself = rows[:, None] + begin == torch.arange(len(candidates), device=views.device)
         return F.cross_entropy(logits.masked_fill(itself, -torch.inf), (rows + count) % (2 * count) + begin)
 
 

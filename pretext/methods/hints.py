@@ -14,10 +14,10 @@ from pretext import roles
 from pretext.data.order import mix
 from pretext.engine.compiler import not_compiled
 from pretext.errors import UserError
+from pretext.methods.uniforms import uniforms
 
 _KEY = 0x41A75  # hints and augmentations of a sample are drawn from different numbers
 _LEFT_OUT = 1e-6  # share of images that should have more hints than are drawn
-_MASK = 2**64 - 1
 
 
 @dataclass
@@ -78,8 +78,7 @@ def sample_hints(
     most = math.ceil(math.log(_LEFT_OUT) / math.log1p(-settings.stop)) if count is None else count
     if not most:
         return torch.zeros_like(ab), torch.zeros_like(ab[:, :1])
-    at = numbers.cpu() if numbers.device.type == "mps" else numbers  # MPS has no float64
-    drawn = uniforms(mix(seed, _KEY), at, 2 + 3 * most)
+    drawn = uniforms(mix(seed, _KEY), numbers, 2 + 3 * most)
     shows_all = drawn[:, 0] < settings.whole
     if count is None:
         numbers_of_hints = (torch.log1p(-drawn[:, 1]) / math.log1p(-settings.stop)).floor()
@@ -104,17 +103,6 @@ def sample_hints(
     return torch.where(shows_all, ab, hints), torch.where(shows_all, 1.0, mask).to(ab.dtype)
 
 
-@not_compiled  # torch.compile must not change int64 products that wrap around
-def uniforms(seed: int, numbers: Tensor, count: int) -> Tensor:
-    """Return ``count`` floats in [0, 1) for each sample, (B, count), float64, on the device of ``numbers``.
-
-    Number i of sample t is made of the upper 53 bits of ``order.mix(order.mix(seed, t), i)``.
-    """
-    key = _mixed(_mixed(torch.full_like(numbers, _signed(seed))) ^ numbers)
-    raw = _mixed(_mixed(key)[:, None] ^ torch.arange(count, device=numbers.device))
-    return _shifted(raw, 11).double() * 2.0**-53
-
-
 def _draw_squares(
     ab: Tensor, tops: Tensor, lefts: Tensor, sides: Tensor, is_given: Tensor, largest: int
 ) -> tuple[Tensor, Tensor]:
@@ -133,21 +121,3 @@ def _draw_squares(
     shown = (last >= 0)[:, None]
     hints = means.gather(2, last.clamp_min(0)[:, None].expand(-1, 2, -1)) * shown
     return hints.view_as(ab), shown.to(ab.dtype).view(len(ab), 1, height, width)
-
-
-def _signed(value: int) -> int:
-    """Return the same 64 bits as a signed number, for torch's int64."""
-    return (value & _MASK ^ 1 << 63) - (1 << 63)
-
-
-def _shifted(values: Tensor, by: int) -> Tensor:
-    """Shift to the right, as for unsigned numbers."""
-    return values >> by & (1 << 64 - by) - 1
-
-
-def _mixed(values: Tensor) -> Tensor:
-    """Return the finalizer of splitmix64, as in ``pretext.data.order``; int64 products wrap around."""
-    values = values + _signed(0x9E3779B97F4A7C15)
-    values = (values ^ _shifted(values, 30)) * _signed(0xBF58476D1CE4E5B9)
-    values = (values ^ _shifted(values, 27)) * _signed(0x94D049BB133111EB)
-    return values ^ _shifted(values, 31)

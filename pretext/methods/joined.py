@@ -4,14 +4,13 @@ Contrast makes features of the last stage invariant, which colors must not be. S
 stage, and the weight of its loss is a setting.
 """
 
-import torch
 from torch import Tensor, nn
 
 from pretext.color import lightness_to_gray, rgb_to_ab, rgb_to_lightness
 from pretext.errors import UserError
 from pretext.methods.colorization import on_grid
 from pretext.methods.contract import Ingredients, Losses
-from pretext.methods.contrastive import SimCLR, pooled
+from pretext.methods.contrastive import SimCLR
 from pretext.methods.objectives import OBJECTIVES
 
 
@@ -54,13 +53,15 @@ class Joined(SimCLR):
         self.objective = OBJECTIVES[parts.objective.name](parts.objective, parts.prior)
         self.head = nn.Conv2d(self.stage.channels, self.objective.channels, 1)
 
+    def view(self, rgb: Tensor, numbers: Tensor, view: int) -> Tensor:
+        """Return an augmented view; the second is gray."""
+        augmented = super().view(rgb, numbers, view)
+        return gray_of(augmented) if view == 1 and self.backbone.inputs == "rgb" else augmented
+
     def loss(self, rgb: Tensor, labels: Tensor, numbers: Tensor) -> Losses:
         """Return the weighted sum, and both losses."""
-        views = [self.view(rgb[:, view], numbers, view) for view in range(2)]
-        if self.backbone.inputs == "rgb":
-            views[1] = gray_of(views[1])
-        features = self.backbone(self.backbone.to_input(torch.cat(views)))
-        contrast = self.losses(*self.projector(pooled(features, self.backbone)).chunk(2))
+        features = self.features(rgb, numbers)
+        contrast = self.contrast(features)
         assert isinstance(contrast, Tensor)
         gray, crops = features[self.stage.name], rgb.transpose(0, 1).flatten(0, 1)
         if self.backbone.inputs == "rgb":

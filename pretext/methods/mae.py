@@ -6,19 +6,16 @@ He, Chen, Xie, Li, Dollár, Girshick, "Masked autoencoders are scalable vision l
 from typing import Any
 
 import torch
-from PIL import Image
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from pretext.backbones.from_timm import TimmBackbone
 from pretext.data.order import mix
-from pretext.engine.device import ComputeConfig, autocast
 from pretext.errors import UserError
 from pretext.methods.contract import Ingredients, Method
-from pretext.methods.hints import uniforms
+from pretext.methods.uniforms import uniforms
 
 _KEY = 0x3AE
-_AT_ONCE = 64
 
 
 class MAE(Method):
@@ -101,21 +98,6 @@ class MAE(Method):
         order = uniforms(mix(self.seed, _KEY), numbers, target.shape[1]).argsort(1)
         errors: Tensor = (self(x, order).float() - target).square().mean(2)
         return errors.gather(1, order[:, self.seen(order.shape[1]) :]).mean(1)
-
-    def loss(self, rgb: Tensor, labels: Tensor, numbers: Tensor) -> Tensor:
-        """See ``Method.loss``."""
-        return self.image_losses(rgb, labels, numbers).mean()
-
-    @torch.inference_mode()
-    def diagnostics(
-        self, rgb: Tensor, labels: Tensor, prior: Tensor | None, place: ComputeConfig
-    ) -> tuple[dict[str, Any], Image.Image | None]:
-        """Return the loss."""
-        total, numbers = 0.0, torch.arange(len(rgb))
-        for images, at in zip(rgb.split(_AT_ONCE), numbers.split(_AT_ONCE), strict=True):
-            with autocast(place):
-                total += float(self.image_losses(images.to(place.device), labels, at.to(place.device)).sum())
-        return {"loss": total / len(rgb)}, None
 
 
 def sine_positions(rows: int, columns: int, width: int) -> Tensor:

@@ -12,7 +12,6 @@ from torch.nn import functional as F
 
 from pretext.engine.device import ComputeConfig, autocast
 from pretext.methods.contract import Ingredients, Method
-from pretext.methods.contrastive import pooled
 
 _AT_ONCE = 64
 
@@ -34,7 +33,7 @@ class Rotation(Method):
         turned = torch.cat([torch.rot90(rgb, quarters, (2, 3)) for quarters in range(4)])
         features = self.backbone(self.backbone.to_input(turned))
         with torch.autocast(rgb.device.type, enabled=False):  # too small for bf16 to be faster
-            logits: Tensor = self.head(pooled(features, self.backbone)).view(4, len(rgb), 4)
+            logits: Tensor = self.head(self.backbone.pool_last(features)).view(4, len(rgb), 4)
         return logits
 
     def image_losses(self, rgb: Tensor, labels: Tensor, numbers: Tensor) -> Tensor:
@@ -42,10 +41,6 @@ class Rotation(Method):
         logits = self(rgb)
         truth = torch.arange(4, device=rgb.device)[:, None].expand(4, len(rgb))
         return F.cross_entropy(logits.flatten(0, 1), truth.flatten(), reduction="none").view(4, -1).mean(0)
-
-    def loss(self, rgb: Tensor, labels: Tensor, numbers: Tensor) -> Tensor:
-        """See ``Method.loss``."""
-        return self.image_losses(rgb, labels, numbers).mean()
 
     @torch.inference_mode()
     def diagnostics(

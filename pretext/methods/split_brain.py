@@ -3,22 +3,16 @@
 Zhang, Isola, Efros, "Split-brain autoencoders: unsupervised learning by cross-channel prediction", CVPR 2017.
 """
 
-from typing import Any
-
-import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pretext.backbones.split_brain import SplitBrain
 from pretext.color import rgb_to_ab, rgb_to_lightness
-from pretext.engine.device import ComputeConfig, autocast
 from pretext.errors import UserError
 from pretext.methods.colorization import on_grid
 from pretext.methods.contract import Ingredients, Losses, Method
 from pretext.methods.objectives import OBJECTIVES
 
-_AT_ONCE = 64
 BINS = 100
 """Bins of L, one unit each, as in the released code."""
 
@@ -67,17 +61,3 @@ class CrossChannel(Method):
         """Return the sum, and both losses."""
         colors, lightness = (losses.mean() for losses in self.pixel_losses(rgb))
         return colors + lightness, {"colors": colors.detach(), "lightness": lightness.detach()}
-
-    @torch.inference_mode()
-    def diagnostics(
-        self, rgb: Tensor, labels: Tensor, prior: Tensor | None, place: ComputeConfig
-    ) -> tuple[dict[str, Any], Image.Image | None]:
-        """Return the sum of both losses, and each."""
-        totals = torch.zeros(2, dtype=torch.float64)
-        for images in rgb.split(_AT_ONCE):
-            with autocast(place):
-                totals += torch.tensor(
-                    [float(loss.mean()) * len(images) for loss in self.pixel_losses(images.to(place.device))]
-                )
-        colors, lightness = (totals / len(rgb)).tolist()
-        return {"loss": colors + lightness, "colors": colors, "lightness": lightness}, None

@@ -29,17 +29,13 @@ class Supervised(Method):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits, (B, classes), float32 at least, of images (B, C, H, W), as the backbone reads them."""
-        features = self.backbone(x)[self.backbone.stages[-1].name]
-        with torch.autocast(features.device.type, enabled=False):  # too small for bf16 to be faster
-            logits: Tensor = self.head(features.to(self.head.weight.dtype).mean((2, 3)))
+        features = self.backbone(x)
+        with torch.autocast(x.device.type, enabled=False):  # too small for bf16 to be faster
+            logits: Tensor = self.head(self.backbone.pool_last(features))
         return logits
 
-    def loss(self, rgb: Tensor, labels: Tensor, numbers: Tensor | None = None) -> Tensor:
-        """Return the mean cross-entropy, in nats; see ``Method.loss``."""
-        return self.image_losses(rgb, labels).mean()
-
-    def image_losses(self, rgb: Tensor, labels: Tensor, numbers: Tensor | None = None) -> Tensor:
-        """Return each image's cross-entropy, (B,)."""
+    def image_losses(self, rgb: Tensor, labels: Tensor, numbers: Tensor) -> Tensor:
+        """Return each image's cross-entropy, (B,), in nats."""
         return F.cross_entropy(self(self.backbone.to_input(rgb)), labels, reduction="none")
 
     @torch.inference_mode()

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from pretext.data.order import mix
 from pretext.errors import UserError
-from pretext.methods.hints import HintSettings, sample_hints, uniforms
+from pretext.methods.hints import HintSettings, sample_hints
+from pretext.methods.uniforms import uniforms
 
 NUMBERS = torch.tensor([0, 1, 2, 77, 2**31 + 5, 2**40])
 

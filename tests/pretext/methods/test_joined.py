@@ -6,6 +6,7 @@ from methods import build, images
 
 from pretext.color import lightness_to_gray, rgb_to_ab, rgb_to_lab
 from pretext.gamut import Gamut
+from pretext.methods.augment import augment
 from pretext.methods.contrastive import nt_xent
 from pretext.methods.joined import Joined
 from pretext.methods.objectives import Classification
@@ -23,8 +24,10 @@ def test_the_joined_loss_is_the_sum_of_both(inputs: str, stage: str) -> None:
     first, second = (method.view(rgb[:, view], numbers, view) for view in (0, 1))
     colored = [rgb[:, 0], rgb[:, 1]]
     if inputs == "rgb":
-        lightness = rgb_to_lab(second)[:, :1]
-        second, colored = lightness_to_gray(lightness).expand(-1, 3, -1, -1), [rgb[:, 1]]
+        colored = [rgb[:, 1]]
+        plain = augment(rgb[:, 1], numbers, 1, method.seed, method.augmentation)
+        expected = lightness_to_gray(rgb_to_lab(plain)[:, :1]).expand(-1, 3, -1, -1)
+        torch.testing.assert_close(second, expected, rtol=0, atol=1e-6)
     features = [method.backbone(method.backbone.to_input(view)) for view in (first, second)]
     contrast = nt_xent(*(method.projector(each["conv5"].mean((2, 3))) for each in features), 0.5)
     losses = []

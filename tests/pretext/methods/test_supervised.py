@@ -97,8 +97,8 @@ def test_scores_loss_and_health_by_their_definition(name: str) -> None:
         logits = last.mean((2, 3)) @ classifier.head.weight.T + classifier.head.bias
         torch.testing.assert_close(classifier(rgb_to_lightness(rgb)), logits)
         expected = torch.stack([-row.log_softmax(0)[label] for row, label in zip(logits, labels, strict=True)])
-        torch.testing.assert_close(classifier.image_losses(rgb, labels), expected)
-        torch.testing.assert_close(classifier.loss(rgb, labels), expected.mean())
+        torch.testing.assert_close(classifier.image_losses(rgb, labels, labels), expected)
+        torch.testing.assert_close(classifier.loss(rgb, labels, labels), expected.mean())
     health, _ = classifier.diagnostics(rgb, labels, None, PLACE)
     assert health["loss"] == pytest.approx(float(expected.mean()), rel=1e-5)
     assert health["accuracy"] == int((logits.argmax(1) == labels).sum()) / 37
