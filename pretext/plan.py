@@ -34,8 +34,7 @@ from pretext.engine.memory import (
 from pretext.engine.progress import progress
 from pretext.engine.trainer import Trainer
 from pretext.methods.contract import Method, repeat_views
-from pretext.pretrain import checkpoint_extra
-from pretext.rankme import rank_of
+from pretext.pretrain import checkpoint_extra, measure_health
 from pretext.recipe import PretrainSettings, build_network, first_crops, load_held_out, on_place, open_images
 
 _SECONDS = 6.0  # for each of: the network only, data loading only, both
@@ -192,26 +191,12 @@ def plan(settings: PretrainSettings) -> Plan:
     assert isinstance(judged, Method)
     wanted = min(_VALIDATED if trial.whole else _SHOWN, settings.data.holdout)
     views, held_labels, *_ = load_held_out(images, wanted, judged.backbone.fit_size(settings.view_size))
-    seconds, _ = time_call(
-        lambda: (judged.diagnostics(views, held_labels, prior, place), rank_of(judged.backbone, views, place)), place
-    )
+    seconds, _ = time_call(lambda: measure_health(judged, views, held_labels, prior, place), place)
     held = min(settings.data.holdout, sum(map(len, images.held))) or len(views)
     validation = seconds * held / len(views)
     extra = checkpoint_extra(images, settings, prior, place.precision)
     save, _ = time_call(lambda: len(checkpoint_bytes({**trainer.state(), **extra})), place)
     state = trainer.state()
-    notes = ["Speeds are the slowest and the fastest that were measured; other users of the machine change them."]
-    if trial.images < settings.training.batch_size:
-        notes.append(
-            f"Steps were measured with {trial.images} images, not {settings.training.batch_size}"
-            + ("." if trial.whole else "; the memory for the whole batch is an estimate from them.")
-        )
-    if not trial.fits:
-        notes.append("A step of this size does not seem to fit into memory: lower training.micro_batch.")
-    if settings.backbone.init != "random":
-        notes.append(f"Not included: the time to compute the initial weights (backbone.init {settings.backbone.init}).")
-    if settings.online.source:
-        notes.append("Not included: the time and memory of the online probe.")
     host, on_device = peak_memory(), device_peak_memory(place.device)
     if not trial.whole:
         at_once = settings.training.micro_batch or settings.training.batch_size
@@ -239,7 +224,7 @@ def plan(settings: PretrainSettings) -> Plan:
         device=on_device,
         workers=workers,
         disk=pretrain_disk(settings, images),
-        notes=tuple(notes),
+        notes=tuple(remarks_on(settings, trial)),
     )
 
 
@@ -302,6 +287,24 @@ def measure_both(source: Iterator[Batch], trainer: Trainer, images: int, seconds
 
     measured = measure_rate(load_and_train, images, trainer.place, seconds)
     return measured, sum(waits[1:]) / sum(totals[1:])  # the first call waits until the workers have started
+
+
+def remarks_on(settings: PretrainSettings, trial: MeasuredStep) -> list[str]:
+    """Return what a reader must know about measurements that were made like this."""
+    notes = ["Speeds are the slowest and the fastest that were measured; other users of the machine change them."]
+    if trial.images < settings.training.batch_size:
+        notes.append(
+            f"Steps were measured with {trial.images} images, not {settings.training.batch_size}"
+            + ("." if trial.whole else "; the memory for the whole batch is an estimate from them.")
+        )
+    if not trial.fits:
+        lower = "batch_size" if settings.method.kind.whole_batch else "micro_batch"
+        notes.append(f"A step of this size does not seem to fit into memory: lower training.{lower}.")
+    if settings.backbone.init != "random":
+        notes.append(f"Not included: the time to compute the initial weights (backbone.init {settings.backbone.init}).")
+    if settings.online.source:
+        notes.append("Not included: the time and memory of the online probe.")
+    return notes
 
 
 def run_trial(network: Method, settings: PretrainSettings, place: ComputeConfig) -> MeasuredStep:

@@ -145,13 +145,21 @@ def build_validation(
 
     def evaluate(network: nn.Module) -> tuple[dict[str, dict[str, Any]], Image.Image | None]:
         assert isinstance(network, Method)
-        health, sheet = network.diagnostics(views, labels, prior, place)
-        records: dict[str, dict[str, Any]] = {"health": {**health, "rankme": rank_of(network.backbone, views, place)}}
+        health, sheet = measure_health(network, views, labels, prior, place)
+        records: dict[str, dict[str, Any]] = {"health": health}
         if probe is not None:
             records["online"] = {**probe(network.backbone, place)}
         return records, sheet
 
     return Validation(run, trainer, evaluate), skipped
+
+
+def measure_health(
+    network: Method, views: Tensor, labels: Tensor, prior: Tensor | None, place: ComputeConfig
+) -> tuple[dict[str, Any], Image.Image | None]:
+    """Return ``Method.diagnostics`` with RankMe of the features, for the journal; and a sheet of images or None."""
+    health, sheet = network.diagnostics(views, labels, prior, place)
+    return {**health, "rankme": rank_of(network.backbone, views, place)}, sheet
 
 
 def check_sizes(settings: PretrainSettings) -> None:
