@@ -17,14 +17,15 @@ from PIL import Image
 Numbers = dict[str, str]
 
 
-def read_losses(file: Path) -> Numbers:
-    """Every training loss and validation number of a run, by step."""
-    timed = ("seconds", "rate", "wait", "per_second", "memory", "time")
+def read_losses(file: Path, first: bool = True) -> Numbers:
+    """Every training loss and validation number of a run, by step; of HEAD's those that the first edition had."""
+    left = ["seconds", "rate", "wait", "per_second", "memory", "time"]
+    left += [] if first else ["rankme"]
     numbers = {}
     for line in file.read_text().splitlines():
         record = json.loads(line)
         for name, value in record.items():
-            if name not in ("kind", "step", "seal") and not any(word in name for word in timed):
+            if name not in ("kind", "step", "seal") and not any(word in name for word in left):
                 numbers[f"{record['kind']} {record['step']} {name}"] = repr(value)
     return numbers
 
@@ -136,7 +137,7 @@ def read_pixels(file: Path) -> Numbers:
 
 
 READERS: dict[str, tuple[Callable[[Path], Numbers], Callable[[Path], Numbers]]] = {
-    ".jsonl": (read_losses, read_losses),
+    ".jsonl": (read_losses, partial(read_losses, first=False)),
     ".pt": (read_tensors, read_tensors),
     ".json": (read_result, read_result),
     ".csv": (read_csv, read_long_table),

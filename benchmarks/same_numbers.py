@@ -306,10 +306,8 @@ def run_job(job: Job, edition: Edition, data: Path, reference: bool) -> Numbers:
     place = edition.place
     for words in job.commands:
         command = [
-            (word if reference else rename(word)).format(
-                data=data, configs=edition.code / "configs", edition="first" if reference else "head"
-            )
-            for word in shlex.split(words)
+            word.format(data=data, configs=edition.code / "configs", edition="first" if reference else "head")
+            for word in shlex.split(words if reference else rename(words))
         ]
         code, shown, errors = edition.run(command)
         for output in job.outputs:
