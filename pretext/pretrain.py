@@ -1,5 +1,6 @@
 """The pretraining job: learn features from unlabeled images by a method or, for comparison, from labels."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ def pretrain(run: Path, settings: PretrainSettings) -> ExitStatus:
         images = distributed.on_rank_zero(lambda: open_images(settings)) or open_images(settings)
         if settings.online.source:  # report a mistake in it before the slow work begins
             distributed.on_rank_zero(lambda: open_labeled(settings.online.source))
-        distributed.on_rank_zero(lambda: check_sizes(settings))
+        distributed.on_rank_zero(lambda: check_network(settings, images.classes))
         prior: Tensor | None = None
 
         def build(state: dict[str, Any] | None, place: ComputeConfig) -> Trainer:
@@ -162,21 +163,27 @@ def measure_health(
     return {**health, "rankme": rank_of(network.backbone, views, place)}, sheet
 
 
-def check_sizes(settings: PretrainSettings) -> None:
-    """Check, without computing anything, that the backbone accepts the sizes of crops and held-out images.
+def check_network(settings: PretrainSettings, classes: Sequence[str]) -> None:
+    """Check, without computing anything, that the method takes its arguments and the backbone all sizes of images.
 
     Raises:
-        UserError: the backbone's ``forward`` refuses a size.
+        UserError: the backbone or the method refuses an argument, or the backbone's ``forward`` a size.
     """
-    try:
-        with torch.device("meta"):
-            backbone = build_backbone(settings.backbone.name, **settings.backbone.built_with)
-            for size in (settings.crop.size, backbone.fit_size(settings.view_size)):
-                backbone(torch.zeros(2, CHANNELS[backbone.inputs], size, size))
-    except UserError:
-        raise
-    except Exception:  # a plugin's backbone may need tensors with values: then only training can check the size
-        return
+    prior = torch.full((settings.objective.bins,), 1 / settings.objective.bins, dtype=torch.float64)
+
+    def check_sizes() -> None:
+        backbone = build_backbone(settings.backbone.name, **settings.backbone.built_with)
+        for size in (settings.crop.size, backbone.fit_size(settings.view_size)):
+            backbone(torch.zeros(2, CHANNELS[backbone.inputs], size, size))
+
+    for check in (check_sizes, lambda: build_network(settings, prior, classes)):
+        try:
+            with torch.device("meta"):
+                check()
+        except UserError:
+            raise
+        except Exception:  # a plugin's may need tensors with values: then only training can check it
+            continue
 
 
 def find_prior(images: RecipeImages, settings: PretrainSettings) -> Tensor:

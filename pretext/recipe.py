@@ -83,6 +83,12 @@ class PretrainSettings:
             )
         if method.whole_batch and self.training.batch_size < 2:
             raise UserError(f"training.batch_size is 1: method {self.method.name} compares images; give at least 2")
+        for name in ("gray", "blur", "solarize"):
+            if (count := len(getattr(self.augment, name))) not in (1, method.views):
+                raise UserError(
+                    f"augment.{name} has {count} numbers: give one for all views, or one for each of the "
+                    f"{method.views} of method {self.method.name}"
+                )
         if self.hints.sampled and self.objective.classes_weight:
             raise UserError(
                 "hints.sampled and objective.classes_weight: no backbone takes hints and predicts classes; set one"

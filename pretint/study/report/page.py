@@ -1,6 +1,5 @@
 """The report of a study: one HTML page, and its tables as files."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -125,7 +124,7 @@ def page(folder: Path, results: StudyResults, colors: Sequence[ColorScores], fig
         figures_=figures,
         image=image(figures.file, _HEAVY) if figures.file else None,
         health=_health(results),
-        ranks=_ranks(results),
+        ranks=_ranks(results, plan.differing),
         costs=results.costs,
         took=took(results),
         minutes=minutes,
@@ -190,27 +189,35 @@ def _health(results: StudyResults) -> TableGrid | None:
     return sheet.grid._replace(header=(*sheet.grid.header, "step", "seeds"), rows=rows)
 
 
-def _ranks(results: StudyResults) -> dict[str, Any] | None:
-    """Return RankMe of each variant beside the first evaluation, and how alike they rank the runs; None without any."""
+def _ranks(results: StudyResults, differing: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Return RankMe of each variant beside the first evaluation, and how alike they rank the runs; None without any.
+
+    Only runs of the same backbone are ranked together: RankMe is at most the number of features.
+    """
     board = next((board for board in results.boards if board.first), None)
     if board is None or not results.ranks:
         return None
-    pairs: list[tuple[float, float]] = []
+    shapes = [differing[name] for name in differing if name.startswith(("backbone.name", "backbone.arguments"))]
+    pairs: dict[str, list[tuple[float, float]]] = {}
     rows: list[tuple[str, str, str]] = []
     for variant, ranks in results.ranks.items():
         line = board_line(board, variant)
-        scores = {result.seed: 100 * result.row(line.row).score.value for result in line.column.results} if (
+        scores = {result.network.seed: 100 * result.row(line.row).score.value for result in line.column.results} if (
             line and line.column
         ) else {}  # fmt: skip
-        pairs += [(rank, scores[seed]) for seed, rank in ranks.items() if seed in scores]
+        shape = repr([values.get(variant) for values in shapes])
+        pairs.setdefault(shape, []).extend((rank, scores[seed]) for seed, rank in ranks.items() if seed in scores)
         rows.append((
             variant,
             ", ".join(f"{rank:.1f}" for rank in ranks.values()),
             ", ".join(f"{scores[seed]:.1f}" for seed in ranks if seed in scores),
         ))  # fmt: skip
-    alike = spearmanr(*zip(*pairs, strict=True)).statistic if len(pairs) > 2 else math.nan
-    return {"rows": rows, "runs": len(pairs), "alike": alike if math.isfinite(alike) else None,
-            "evaluation": board.evaluation}  # fmt: skip
+    alike = []
+    for runs in pairs.values():
+        columns = [*zip(*runs, strict=True)]
+        if len(runs) > 2 and all(len({*column}) > 1 for column in columns):
+            alike.append((len(runs), spearmanr(*columns).statistic))
+    return {"rows": rows, "alike": alike, "evaluation": board.evaluation}
 
 
 def _panel(

@@ -1,15 +1,20 @@
 """SimCLR and VICReg against their formulas, written out."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from finished_studies import write_images
 from methods import build, images
 from torch import Tensor
 
+from pretext import pretrain
 from pretext.errors import UserError
 from pretext.methods.contrastive import SimCLR, VICReg, nt_xent, vicreg_terms
+from pretext.recipe import PretrainSettings
+from pretext.settings import settings_from
 
 
 def projections(count: int = 9, dims: int = 5) -> tuple[Tensor, Tensor]:
@@ -111,8 +116,26 @@ def test_vicreg_weighs_its_terms() -> None:
             {"method": {"name": "joined", "arguments": {"color_stage": "conv9"}}},
             "color_stage is conv9: there are",
         ),
+        (
+            {"method": {"name": "simclr"}, "augment": {"blur": [1.0, 0.5, 0.1]}},
+            "augment.blur has 3 numbers: give one for all views, or one for each of the 2 of method simclr",
+        ),
     ],
 )
 def test_what_means_nothing_is_said(values: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
         build("colorization", **values)
+
+
+def test_a_wrong_argument_is_said_before_the_prior_is_estimated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretrain, "find_prior", None)
+    values = {
+        "data": {"source": str(write_images(tmp_path / "images"))},
+        "method": {"name": "joined", "arguments": {"color_weight": -1}},
+        "machine": {"workers": 0, "device": "cpu"},
+    }
+    with pytest.raises(UserError, match="color_weight is -1: it must lie in"):
+        pretrain.pretrain(tmp_path / "run", settings_from(PretrainSettings, values, "test"))
+    assert not (tmp_path / "run").exists()

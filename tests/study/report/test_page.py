@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from browser import measure_layout
 from finished_runs import write_journal
@@ -16,9 +17,11 @@ from PIL import Image
 from rich.console import Console
 
 import pretint.cli
+from pretext.engine.journal import read_journal
 from pretext.errors import UserError
 from pretext.store import seal, unseal
 from pretint.study import write_study_report
+from pretint.study.cells import PLAN, read_plan
 from pretint.study.report.page import read_results
 from transfer import columns
 from transfer.bootstrap import holm
@@ -336,3 +339,34 @@ def test_no_horizontal_scroll_and_no_request_in_a_browser(browser: "Browser", tm
     write_study_report(folder)
     for width in (400, 1100):
         assert measure_layout(browser, folder / "report.html", width) == (width, [])
+
+
+def test_rankme_is_ranked_among_runs_of_one_backbone(tmp_path: Path) -> None:
+    ranks = {"a": (10.0, 31.0), "b": (20.0, 22.0), "c": (30.0, 21.0), "d": (900.0, 901.0), "e": (700.0, 702.0)}
+    folder = finished_study(tmp_path, {"random": 0.3, "a": 0.4, "b": 0.5, "c": 0.6, "d": 0.45, "e": 0.55})
+    plan = read_plan(folder / PLAN)
+    backbones = {variant: "tiny" if variant in "abc" else "alexnet" for variant in ranks}
+    replace(plan, differing={"backbone.name": backbones}).write(folder / PLAN)
+    for variant, values in ranks.items():
+        for cell, value in zip(plan.of(variant, ""), values, strict=True):
+            run = tmp_path / cell.folder
+            health = {"kind": "health", "step": STEPS, "loss": 4.0, "rankme": value}
+            write_journal(run, [*read_journal(run)[:-1], health])
+    write_study_report(folder)
+    expected = []
+    for group in ("abc", "de"):
+        scores = [
+            100 * result.row("conv3").score.value
+            for variant in group
+            for result in columns_of(folder, 6)["-abcde".index(variant)].results
+        ]
+        expected.append(spearman([value for variant in group for value in ranks[variant]], scores))
+    text = Page(folder / "report.html").text.replace("\N{MINUS SIGN}", "-")
+    both = f"probe: {expected[0]:.2f} over 6 runs, {expected[1]:.2f} over 4 runs, each group of one backbone"
+    assert f"Spearman's correlation with {both}" in text
+
+
+def spearman(xs: list[float], ys: list[float]) -> float:
+    """Pearson's correlation of ranks, ties sharing their mean rank."""
+    ranks = [[(sum(b < a for b in values) + sum(b <= a for b in values)) / 2 for a in values] for values in (xs, ys)]
+    return float(np.corrcoef(*ranks)[0, 1])
