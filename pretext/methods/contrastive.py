@@ -51,16 +51,13 @@ class TwoViews(Method):
         self.backbone, self.projector = parts.backbone, projector
         self.seed, self.augmentation = parts.seed, parts.augment
 
-    def view(self, rgb: Tensor, numbers: Tensor, view: int) -> Tensor:
-        """Return an augmented view, (B, 3, H, W), float in [0, 1], of crops (B, 3, H, W)."""
-        return augment(rgb, numbers, view, self.seed, self.augmentation)
+    def augmented(self, rgb: Tensor, numbers: Tensor) -> Tensor:
+        """Return the views, (2 B, 3, H, W), float in [0, 1], of crops (B, 2, 3, H, W): first all first ones."""
+        pairs = enumerate(rgb.unbind(1))
+        return torch.cat([augment(crops, numbers, view, self.seed, self.augmentation) for view, crops in pairs])
 
-    def features(self, rgb: Tensor, numbers: Tensor) -> dict[str, Tensor]:
-        """Return the features of all views of crops (B, views, 3, H, W), first those of all first views.
-
-        All pass the network together, so that batch norm sees all.
-        """
-        views = torch.cat([self.view(rgb[:, view], numbers, view) for view in range(self.views)])
+    def features(self, views: Tensor) -> dict[str, Tensor]:
+        """Return the features of all views. They pass the network together, so that batch norm sees all."""
         return self.backbone(self.backbone.to_input(views))
 
     def contrast(self, features: dict[str, Tensor]) -> Losses:
@@ -73,7 +70,7 @@ class TwoViews(Method):
 
     def loss(self, rgb: Tensor, labels: Tensor, numbers: Tensor) -> Losses:
         """See ``Method.loss``."""
-        return self.contrast(self.features(rgb, numbers))
+        return self.contrast(self.features(self.augmented(rgb, numbers)))
 
     def image_losses(self, rgb: Tensor, labels: Tensor, numbers: Tensor) -> Tensor:
         """Return the loss of the batch for each image: it cannot be told apart."""

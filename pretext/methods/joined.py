@@ -1,30 +1,35 @@
-"""Contrast and color joined: two views of an image find each other, and the backbone also colors them.
+"""Contrast and color joined: two views of an image find each other, and the gray ones are colored.
 
 Contrast makes features of the last stage invariant, which colors must not be. So the color head may sit on an earlier
-stage, and the weight of its loss is a setting.
+stage, may have a hidden layer of its own, as the projector does, and the weight of its loss is a setting.
 """
 
 from torch import Tensor, nn
 
-from pretext.color import lightness_to_gray, rgb_to_ab, rgb_to_lightness
+from pretext.color import rgb_to_ab
+from pretext.engine.compiler import not_compiled
 from pretext.errors import UserError
 from pretext.methods.colorization import on_grid
 from pretext.methods.contract import Ingredients, Losses
 from pretext.methods.contrastive import SimCLR
 from pretext.methods.objectives import OBJECTIVES
 
+_GRAY = 0.01  # R, G and B of a gray view differ by less, of values in [0, 1]
+
 
 class Joined(SimCLR):
     """SimCLR, and a color head on a stage of the same backbone.
 
-    A backbone that reads lightness sees both views in gray, and colors both. One that reads sRGB sees the first view in
-    color and the second in gray, and colors the second. The true colors are those of the crop before its colors were
-    jittered.
+    All views that come in gray are colored: of a backbone that reads lightness all, else those that ``augment.gray``
+    made gray. The true colors are those of the crop before its colors were changed. With ``color_weight`` 0 it is
+    SimCLR.
 
     Args:
         parts: see ``Ingredients``.
-        color_weight: the weight of the color loss beside NT-Xent's.
+        color_weight: the weight of the color loss beside NT-Xent's. The loss is a mean over all views; it is 0 for
+            those that are not gray.
         color_stage: the stage that the color head reads; empty: the last one.
+        color_hidden: channels of a 3 x 3 convolution before the colors; 0: none, the head is linear.
         temperature: see ``SimCLR``.
         hidden: see ``SimCLR``.
         dims: see ``SimCLR``.
@@ -37,6 +42,7 @@ class Joined(SimCLR):
         parts: Ingredients,
         color_weight: float = 0.5,
         color_stage: str = "",
+        color_hidden: int = 0,
         temperature: float = 0.5,
         hidden: int = 512,
         dims: int = 128,
@@ -47,32 +53,36 @@ class Joined(SimCLR):
             raise UserError(f"method.arguments: color_stage is {color_stage}: there are {', '.join(stages)}")
         if not 0 <= color_weight <= 1000:
             raise UserError(f"method.arguments: color_weight is {color_weight}: it must lie in [0, 1000]")
+        if color_hidden < 0:
+            raise UserError(f"method.arguments: color_hidden is {color_hidden}: it must not be negative")
         assert parts.prior is not None
         self.stage = stages[color_stage] if color_stage else self.backbone.stages[-1]
         self.color_weight, self.stride = color_weight, parts.objective.stride
         self.objective = OBJECTIVES[parts.objective.name](parts.objective, parts.prior)
-        self.head = nn.Conv2d(self.stage.channels, self.objective.channels, 1)
-
-    def view(self, rgb: Tensor, numbers: Tensor, view: int) -> Tensor:
-        """Return an augmented view; the second is gray."""
-        augmented = super().view(rgb, numbers, view)
-        return gray_of(augmented) if view == 1 and self.backbone.inputs == "rgb" else augmented
+        channels = self.stage.channels
+        layers: list[nn.Module] = []
+        if color_hidden:
+            layers += [nn.Conv2d(channels, color_hidden, 3, padding=1), nn.ReLU(inplace=True)]
+        self.head = nn.Sequential(*layers, nn.Conv2d(color_hidden or channels, self.objective.channels, 1))
 
     def loss(self, rgb: Tensor, labels: Tensor, numbers: Tensor) -> Losses:
         """Return the weighted sum, and both losses."""
-        features = self.features(rgb, numbers)
+        views = self.augmented(rgb, numbers)
+        features = self.features(views)
         contrast = self.contrast(features)
         assert isinstance(contrast, Tensor)
-        gray, crops = features[self.stage.name], rgb.transpose(0, 1).flatten(0, 1)
-        if self.backbone.inputs == "rgb":
-            gray, crops = gray[len(rgb) :], rgb[:, 1]
+        colors = self.color_loss(features[self.stage.name], views, rgb.transpose(0, 1).flatten(0, 1))
+        return contrast + self.color_weight * colors, {"contrast": contrast.detach(), "colors": colors.detach()}
+
+    @not_compiled  # how many views are gray differs from batch to batch
+    def color_loss(self, features: Tensor, views: Tensor, crops: Tensor) -> Tensor:
+        """Return the color loss of the gray ones among views, each of its crop, as a mean over all."""
+        gray = (views.amax(1) - views.amin(1)).flatten(1).amax(1) < _GRAY
+        which = (gray | (self.backbone.inputs == "lightness")).nonzero().flatten()
+        if not len(which):
+            none: Tensor = 0 * self.head(features[:1]).sum()
+            return none  # other processes may have some, and wait for gradients
         s = self.stride
-        output = on_grid(self.head(gray), self.stage.stride, s, crops.shape[-2:])
-        colors = self.objective(output, rgb_to_ab(crops[..., ::s, ::s]))
-        parts = {"contrast": contrast.detach(), "colors": colors.detach()}
-        return contrast + self.color_weight * colors, parts
-
-
-def gray_of(rgb: Tensor) -> Tensor:
-    """Return the sRGB grays, (B, 3, H, W), of the lightness of sRGB images in [0, 1]."""
-    return lightness_to_gray(rgb_to_lightness(rgb)).expand(-1, 3, -1, -1)
+        output = on_grid(self.head(features[which]), self.stage.stride, s, crops.shape[-2:])
+        colors: Tensor = self.objective(output, rgb_to_ab(crops[which][..., ::s, ::s]))
+        return len(which) / len(views) * colors

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pretext import pretrain
 from pretext.errors import UserError
+from pretext.methods.augment import augment
 from pretext.methods.contrastive import SimCLR, VICReg, nt_xent, vicreg_terms
 from pretext.recipe import PretrainSettings
 from pretext.settings import settings_from
@@ -65,7 +66,7 @@ def test_the_loss_is_that_of_two_views_of_each_image(inputs: str) -> None:
     assert isinstance(method, SimCLR)
     rgb, numbers = images(6, views=2), torch.arange(40, 46)
     loss = method.loss(rgb, torch.full((6,), -1), numbers)
-    views = [method.view(rgb[:, view], numbers, view) for view in (0, 1)]
+    views = [augment(rgb[:, view], numbers, view, method.seed, method.augmentation) for view in (0, 1)]
     features = method.backbone(method.backbone.to_input(torch.cat(views)))["conv5"].mean((2, 3))
     projected = method.projector(features)
     torch.testing.assert_close(loss, nt_xent(projected[:6], projected[6:], 0.2))
