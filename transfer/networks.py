@@ -10,14 +10,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-import timm
 import torch
 from torch import Tensor, nn
 
 from pretext import roles
 from pretext.backbones import BACKBONES, Backbone, Stage, build_backbone
 from pretext.backbones.contract import FromRgb
-from pretext.backbones.from_timm import TimmColor
+from pretext.backbones.from_timm import TimmColor, is_timm_model, timm_models
 from pretext.errors import UserError
 from pretext.pretrained import load_pretrained
 from pretext.recipe import PretrainSettings
@@ -109,13 +108,15 @@ def open_network(spec: str, seed: int = 0, arguments: Mapping[str, Any] | None =
         return _open_timm(spec, seed, overrides)
     if spec.startswith("random:"):
         name = spec.removeprefix("random:")
-        if name in BACKBONES or name.startswith("timm/") or timm.is_model(name.partition(".")[0]):
+        if name in BACKBONES or name.startswith("timm/") or is_timm_model(name):
             architecture = name.removeprefix("timm/")
             if name == "tiny":
                 size = PretrainSettings().view_size
             elif architecture in BACKBONES:
                 size = _IMAGENET_SIZE
             else:
+                import timm  # not at the top: the import takes seconds
+
                 size = int(timm.get_pretrained_cfg(architecture).input_size[-1])
             return _open_random(spec, name, overrides, seed, size, None)
         _require_path(spec, name)
@@ -250,7 +251,7 @@ def _require_path(spec: str, path: str) -> None:
     """Refuse a path that does not exist; suggest the backbone with the most similar name."""
     if Path(path).exists():
         return
-    names = [*BACKBONES, *timm.list_models()]
+    names = [*BACKBONES, *timm_models()]
     near = [path] if path in names else difflib.get_close_matches(path, names, n=1, cutoff=0.7)
     forms = [f"random:{near[0]}", *(f"timm:{near[0]}" for _ in near if near[0] not in BACKBONES)] if near else []
     hint = f"did you mean {' or '.join(forms)}?" if near else f"give {_FORMS}"

@@ -7,12 +7,17 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-import timm
-
 from pretext.backbones.alexnet import AlexNet
 from pretext.backbones.autoencoder import Autoencoder
 from pretext.backbones.contract import Backbone, Inputs, Stage
-from pretext.backbones.from_timm import TimmAb, TimmBackbone, TimmColor, unknown_backbone
+from pretext.backbones.from_timm import (
+    TimmAb,
+    TimmBackbone,
+    TimmColor,
+    is_timm_model,
+    timm_models,
+    unknown_backbone,
+)
 from pretext.backbones.fusion import Fusion
 from pretext.backbones.siggraph import Siggraph17
 from pretext.backbones.split_brain import SplitBrain
@@ -55,7 +60,7 @@ BACKBONES: Registry[Callable[..., Backbone]] = Registry(
         "autoencoder": Autoencoder,
         "split_brain": _build_split_brain,
     },
-    is_reserved=timm.is_model,
+    is_reserved=is_timm_model,
 )
 """Backbones that are not from timm: name -> class or function that builds it."""
 
@@ -86,6 +91,6 @@ def build_backbone(name: str, /, inputs: Inputs = "lightness", **arguments: Any)
             raise UserError(f"backbone {name}: {error} (arguments it takes: {takes})") from error
         return builder(**arguments)
     model = name.removeprefix("timm/")
-    if model == name and not timm.is_model(name.partition(".")[0]):
-        raise unknown_backbone(name, [*BACKBONES, *timm.list_models()])
+    if model == name and not is_timm_model(name):
+        raise unknown_backbone(name, [*BACKBONES, *timm_models()])
     return {"lightness": TimmBackbone, "rgb": TimmColor, "ab": TimmAb}[inputs](model, **arguments)

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -80,6 +79,8 @@ class TimmBackbone(Backbone):
         gray: bool = False,
         **arguments: Any,
     ) -> None:
+        import timm  # not at the top: the import takes seconds
+
         super().__init__()
         self.gray = gray
         if gray and self.inputs != "lightness":
@@ -88,8 +89,8 @@ class TimmBackbone(Backbone):
             )
         if gray:
             self.channels = 3
-        if not timm.is_model(name.partition(".")[0]):
-            raise unknown_backbone(name, timm.list_models())
+        if not is_timm_model(name):
+            raise unknown_backbone(name, timm_models())
         try:
             published = timm.get_pretrained_cfg(name)
         except RuntimeError as error:
@@ -262,6 +263,20 @@ class TimmAb(TimmBackbone):
         return center(x, "ab")
 
 
+def is_timm_model(name: str) -> bool:
+    """Return whether timm has a model of that name; it may have a tag: resnet50.a1_in1k."""
+    import timm
+
+    return bool(timm.is_model(name.partition(".")[0]))
+
+
+def timm_models() -> list[str]:
+    """Return the names of all models of timm."""
+    import timm
+
+    return list(timm.list_models())
+
+
 def unknown_backbone(name: str, known: Iterable[str]) -> UserError:
     """Return the error for a name that no backbone has, with the most similar names in ``known``."""
     nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
@@ -271,6 +286,8 @@ def unknown_backbone(name: str, known: Iterable[str]) -> UserError:
 
 def _create(name: str, channels: int, arguments: dict[str, Any], fixed_size: bool) -> tuple[nn.Module, dict[str, bool]]:
     """Return the model, and the entry of ``ANY_SIZE`` that it was made with; {} if it takes images of one size only."""
+    import timm
+
     reason = ""
     for any_size in ANY_SIZE if fixed_size else ({},):
         settings = {**any_size, **arguments}

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +23,8 @@ def fetch_weights(name: str, origin: str, instead: str) -> Weights:
         UserError: no weights are published, or they cannot be fetched. The message begins with ``origin``, the user's
             words, and ends with ``instead``, the advice.
     """
+    import timm  # not at the top: the import takes seconds
+
     if not timm.get_pretrained_cfg(name).has_weights:
         raise UserError(f"{origin}: timm has no weights for this model; use another tag, or {instead}")
     hub = logging.getLogger("huggingface_hub")  # it logs every retry, for a minute
@@ -73,6 +74,8 @@ def load_weights(
     Raises:
         UserError: a weight is missing, unknown or of another shape.
     """
+    import timm
+
     try:
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
             full = timm.create_model(name, pretrained=False, **arguments)
@@ -135,6 +138,8 @@ def _names_in_full_model(net: nn.Module, full: nn.Module) -> dict[str, str]:
 
 def _find_converter(name: str, full: nn.Module) -> Callable[[Weights], Weights]:
     """Return timm's function that converts a checkpoint of another layout; it returns {} where it fails."""
+    import timm
+
     module = sys.modules[timm.model_entrypoint(name.partition(".")[0]).__module__]
     functions = [value for key, value in vars(module).items() if "filter" in key and inspect.isfunction(value)]
     parameters = inspect.signature(functions[0]).parameters if functions else {}

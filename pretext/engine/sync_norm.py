@@ -1,7 +1,6 @@
 """Batch norm over the images of all processes, also where torch has none: on CPUs, by gloo."""
 
 import torch
-from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -18,6 +17,8 @@ def synchronize_norms(network: nn.Module, device: torch.device) -> nn.Module:
         UserError: there is a kind of batch norm that cannot be synchronized on this device.
     """
     if device.type == "cuda":
+        from timm.layers import convert_sync_batchnorm  # not at the top: the import takes seconds
+
         synchronized: nn.Module = convert_sync_batchnorm(network)
         return synchronized
     for module in network.modules():

@@ -4,12 +4,9 @@ import contextlib
 import math
 import warnings
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
-from timm.scheduler import create_scheduler_v2
-from timm.scheduler.scheduler import Scheduler
-from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -21,6 +18,10 @@ from pretext.engine.device import ComputeConfig, Precision, autocast
 from pretext.engine.memory import is_memory_shortage, recompute_activations
 from pretext.engine.sync_norm import synchronize_norms
 from pretext.errors import UserError
+
+if TYPE_CHECKING:
+    from timm.scheduler.scheduler import Scheduler
+    from timm.utils import ModelEmaV3
 
 
 @dataclass
@@ -221,7 +222,7 @@ class Trainer:
                     loss, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
                 )
         self._loss = loss
-        self.average = ModelEmaV3(network, decay=training.ema, use_warmup=True, foreach=True) if training.ema else None
+        self.average = moving_average(network, training.ema) if training.ema else None
         if machine.checkpoint_activations:
             recompute_activations(network)
 
@@ -346,8 +347,17 @@ def _to_device(values: Any, device: torch.device) -> Any:
     return [_to_device(value, device) for value in values]
 
 
-def optimizer_and_schedule(network: nn.Module, training: TrainingSettings) -> tuple[torch.optim.Optimizer, Scheduler]:
+def moving_average(network: nn.Module, decay: float) -> "ModelEmaV3":
+    """Return the exponential moving average of a network's weights."""
+    from timm.utils import ModelEmaV3  # not at the top: the import takes seconds
+
+    return ModelEmaV3(network, decay=decay, use_warmup=True, foreach=True)
+
+
+def optimizer_and_schedule(network: nn.Module, training: TrainingSettings) -> "tuple[torch.optim.Optimizer, Scheduler]":
     """Return the optimizer, and its learning-rate schedule, a function of the step alone."""
+    from timm.scheduler import create_scheduler_v2
+
     # Vectors (biases, scales and shifts of norms) may have another weight decay and learning rate.
     rates: dict[str, float] = getattr(network, "rates", {})
     groups = []

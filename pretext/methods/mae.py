@@ -6,7 +6,6 @@ He, Chen, Xie, Li, Dollár, Girshick, "Masked autoencoders are scalable vision l
 from typing import Any
 
 import torch
-from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from pretext.backbones.from_timm import TimmBackbone
@@ -35,6 +34,8 @@ class MAE(Method):
     def __init__(
         self, parts: Ingredients, mask: float = 0.75, width: int = 128, depth: int = 2, heads: int = 4
     ) -> None:
+        from timm.models.vision_transformer import Block, VisionTransformer  # not at the top: the import takes seconds
+
         super().__init__()
         backbone = parts.backbone
         net = getattr(getattr(backbone, "net", None), "model", None)

@@ -5,10 +5,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import numpy as np
-import timm
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -236,7 +236,7 @@ def wanted_entries(
                 "precision": place.precision,
                 "storage": storage,
                 "code": code_digest(*_MAKERS),
-                "libraries": [torch.__version__, timm.__version__],
+                "libraries": [torch.__version__, version("timm")],
             }
             columns = {stage: dims_of(rule, *shape) for stage, shape in shapes.items()}
             wanted[-1][rule] = WantedEntry(identity, columns)
