@@ -12,6 +12,7 @@ import re
 import signal
 import sys
 import traceback
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,16 @@ def run_child(request: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     import pretint.cli
-    import transfer.report  # noqa: F401
+
+    for slow in (
+        "timm",
+        "torch._dynamo",
+        "pretext.pretrain",
+        "transfer.finetune",
+        "transfer.probes",
+        "transfer.report",
+    ):
+        import_module(slow)
 
     for line in sys.stdin:
         request = json.loads(line)
