@@ -240,3 +240,12 @@ def test_the_list_of_commands_does_not_wait_for_torch() -> None:
     code = "import sys, pretint.cli; pretint.cli.main(['--help']); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "pretrain  Learn features" in done.stdout and done.stdout.endswith("False\n")
+
+
+def test_few_commands_wait_for_timm() -> None:
+    modules = (
+        "pretext.pretrain", "transfer.probes.linear", "transfer.probes.knn", "pretint.colorization.job",
+        "pretint.colorization.scores.job", "slurm",
+    )  # fmt: skip
+    code = f"import sys, {', '.join(modules)}; print({{'timm', 'torchvision', 'torch._dynamo'}} & sys.modules.keys())"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-import timm
 import torch
 from numpy.typing import NDArray
-from timm.data import ImageNetInfo, resolve_model_data_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -251,6 +249,9 @@ class TopClass(Evaluator):
     """
 
     def __init__(self, word: str, classes: Sequence[str]) -> None:
+        import timm  # not at the top: the import takes seconds
+        from timm.data import ImageNetInfo, resolve_model_data_config
+
         super().__init__()
         model, _, file = word.partition(":")
         if not timm.is_model(model):
