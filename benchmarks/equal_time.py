@@ -8,13 +8,13 @@ optimizer. Prints the median seconds of a step, and the steps that take so many 
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
 
+from benchmarks.paired import in_turn
 from pretext.data.batches import batches
 from pretext.engine.device import ComputeConfig
 from pretext.engine.trainer import Trainer
@@ -50,17 +50,12 @@ def main() -> None:
         places = dict(place.split("=", 1) for place in given.places)
         plan = expand(read_study(given.study, places), CellStore(Path(folder)))
     first = {cell.variant: cell.call["settings"] for cell in reversed(plan.cells) if cell.command == "pretrain"}
-    steps = {}
-    for variant in (name for name in plan.variants if name in first):
-        steps[variant] = stepper(settings_from(PretrainSettings, first[variant], variant))
-        steps[variant]()
-    taken: dict[str, list[float]] = {variant: [] for variant in steps}
-    for number in range(given.rounds):
-        for variant in list(steps)[:: 1 if number % 2 else -1]:
-            began = time.perf_counter()
-            steps[variant]()
-            taken[variant].append(time.perf_counter() - began)
-    for variant, seconds in taken.items():
+    steps = {
+        variant: stepper(settings_from(PretrainSettings, first[variant], variant))
+        for variant in plan.variants
+        if variant in first
+    }
+    for variant, seconds in in_turn(steps, given.rounds).items():
         median = statistics.median(seconds)
         fit = float(f"{60 * given.minutes / median:.2g}")
         print(f"{variant:20} {median:7.3f} s a step ({min(seconds):.3f} to {max(seconds):.3f})  {fit:7,.0f} steps")

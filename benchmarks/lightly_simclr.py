@@ -13,7 +13,6 @@ import argparse
 import csv
 import os
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -24,13 +23,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
-from benchmarks.paired import spread
+from benchmarks.equal_time import stepper
+from benchmarks.paired import in_turn, spread
 from pretext.backbones import build_backbone
-from pretext.data.batches import batches
-from pretext.engine.device import ComputeConfig
-from pretext.engine.trainer import Trainer
 from pretext.methods.contrastive import nt_xent, vicreg_terms
-from pretext.recipe import PretrainSettings, build_network, on_place, open_images
+from pretext.recipe import PretrainSettings
 from pretext.settings import settings_from
 
 WIDTHS = [32, 64, 128, 256, 512]
@@ -45,13 +42,7 @@ def ours(data: Path, batch: int) -> Callable[[], object]:
         "method": {"name": "simclr", "arguments": {"temperature": TEMPERATURE, "hidden": HIDDEN, "dims": DIMS}},
         "training": {"batch_size": batch, "precision": "fp32", "lr": 2e-3}, "machine": {"device": "cpu", "cache": 0},
     }  # fmt: skip
-    settings = settings_from(PretrainSettings, values, "benchmark")
-    place = ComputeConfig(torch.device("cpu"), "fp32", 0)
-    images = open_images(settings)
-    network = on_place(build_network(settings, None), settings, place).train()
-    trainer = Trainer(network, settings.training, settings.machine, place, 0)
-    loader = batches(images.samples(settings), batch, 0, 2**30, 0)
-    return lambda: trainer.step(*next(loader)[:2])
+    return stepper(settings_from(PretrainSettings, values, "benchmark"))
 
 
 def theirs(data: Path, batch: int) -> Callable[[], object]:
@@ -121,14 +112,7 @@ def main() -> None:
     given = parser.parse_args()
     same_losses()
     steps = {"Pretint": ours(given.data, given.batch), "lightly": theirs(given.data, given.batch)}
-    for step in steps.values():
-        step()
-    taken: dict[str, list[float]] = {name: [] for name in steps}
-    for number in range(given.rounds):
-        for name in list(steps)[:: 1 if number % 2 else -1]:
-            began = time.perf_counter()
-            steps[name]()
-            taken[name].append(time.perf_counter() - began)
+    taken = in_turn(steps, given.rounds)
     ratio = spread([slow / quick for quick, slow in zip(*taken.values(), strict=True)])
     for name, seconds in taken.items():
         print(f"{name}: {1e3 * statistics.median(seconds):.0f} ms a step of {given.batch} images")

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -69,6 +69,19 @@ def paired(
     for number in range(rounds):
         for which in ((0, 1), (1, 0))[number % 2]:
             taken[which].append(seconds((ours, plain)[which], device, times[which], cpu))
+    return taken
+
+
+def in_turn(jobs: Mapping[str, Job], rounds: int) -> dict[str, list[float]]:
+    """Seconds of several jobs on the CPU, round by round, in an order that turns; a call before is not timed."""
+    for job in jobs.values():
+        job()
+    taken: dict[str, list[float]] = {name: [] for name in jobs}
+    for number in range(rounds):
+        for name in list(jobs)[:: 1 if number % 2 else -1]:
+            began = time.perf_counter()
+            jobs[name]()
+            taken[name].append(time.perf_counter() - began)
     return taken
 
 
