@@ -40,7 +40,9 @@ RECIPES = Path(pretint.__file__).parents[1] / "configs" / "transfer"
 JUDGED = "--train images/train --test images/test --stages conv3 --workers 0 --device cpu --reference false"
 TUNED = "--training.steps 12 --training.warmup 2 --training.batch_size 4 --machine.workers 0 --machine.device cpu"
 COMMAND_LINES = {
-    "pretrain": f"pretrain WHO/run {shlex.join(SETTINGS)} --training.steps 60 --machine.workers 0",
+    "pretrain": f"pretrain WHO/pretrain {shlex.join(SETTINGS)} --training.steps 60 --machine.workers 0",
+    "simclr": f"pretrain WHO/simclr {shlex.join(SETTINGS)} --training.steps 60 --machine.workers 0 "
+    "--method.name simclr --backbone.inputs rgb",
     "probe": f"probe base {JUDGED} --protocol logistic --cache WHO/cache --out WHO/probe",
     "knn": f"knn base {JUDGED} --cache WHO/cache --out WHO/knn",
     "svm": f"svm base {JUDGED} --cache WHO/cache --out WHO/svm",
@@ -86,8 +88,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def read(kind: str, folder: Path) -> Any:
     """What a command has left, without times and places."""
-    if kind == "pretrain":
-        return read_losses(folder / "run")
+    if kind in ("pretrain", "simclr"):
+        return read_losses(folder / kind)
     if kind == "export":  # its bytes differ: safetensors writes metadata in any order
         path = folder / "base.safetensors"
         with safe_open(path, "np") as file:

@@ -1,5 +1,6 @@
 """A study on a real Slurm: its cells as jobs, each after the one that it needs."""
 
+import csv
 import getpass
 import shutil
 import subprocess
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from evaluations import write_class_images
-from slurm_jobs import describe_jobs, wait_for, write_cluster_file
+from slurm_jobs import count_restarts, describe_jobs, wait_for, write_cluster_file
 from waits import PATIENCE
 
 import pretint.cli
@@ -104,3 +105,48 @@ def test_jobs_go_on_when_the_study_is_left(folder: Path, capsys: pytest.CaptureF
     cancel(JOBS, ["all"])
     assert pretint.cli.main(call) == 1
     assert "canceled" in capsys.readouterr().out
+
+
+METHODS = (
+    STUDY.split("variants:")[0].replace("steps: 6", "steps: 400")
+    + """
+variants:
+  colorization: {objective.name: plain}
+  SimCLR: {method.name: simclr, backbone.inputs: rgb}
+baseline: colorization
+evaluations:
+  neighbors: {command: knn, train: images/train, test: images/test}
+"""
+)
+
+
+def test_methods_that_are_preempted_end_as_those_left_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "methods.yaml").write_text(METHODS)
+    call = ["study", "methods.yaml", "--on", write_cluster_file(memory_gb=1.5), "--wait", "false"]
+    assert pretint.cli.main(call) == 0
+    pretrainings = {state.sent.id for state in states(JOBS) if state.sent.line.startswith("pretint pretrain")}
+    assert len(pretrainings) == 2
+
+    def preempt() -> bool:
+        """Requeue each pretraining once, when its command is at work; whether all were."""
+        for state in states(JOBS):
+            if state.sent.id in pretrainings and (Path(state.sent.folder) / "progress.json").exists():
+                subprocess.run(["scontrol", "requeue", state.sent.id], check=True, timeout=PATIENCE)
+                pretrainings.discard(state.sent.id)
+        return not pretrainings
+
+    wait_for(preempt, "preempted", 2 * PATIENCE)
+    wait_for(lambda: not any(state.live for state in states(JOBS)), "ended", 2 * PATIENCE)
+    assert {count_restarts(state.sent) for state in states(JOBS) if " pretrain" in state.sent.line} == {1}
+    assert pretint.cli.main(call) == 0, describe_jobs()
+    assert "4 of 4 cells are finished" in capsys.readouterr().out
+    assert pretint.cli.main(["study", "methods.yaml", "--folder", "alone"]) == 0
+    assert numbers(folder / "studies") == numbers(folder / "alone")
+
+
+def numbers(studies: Path) -> list[dict[str, str]]:
+    """A report's rows, all but how long it took."""
+    with (studies / "methods" / "report.csv").open() as rows:
+        found = list(csv.DictReader(rows))
+    assert len(found) > 4
+    return [{key: value for key, value in row.items() if "second" not in key and key != "bytes"} for row in found]
