@@ -72,6 +72,7 @@ def refused(said: Said, *parts: str) -> None:
     assert all("images/s" in other or "prepare" in other for other in progress), err
 
 
+@pytest.mark.slow
 def test_the_road_from_end_to_end(said: Pretint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The demo, at a recipe that takes seconds: it runs the commands that it shows."""
     (tmp_path / "demo.yaml").write_text(

@@ -14,6 +14,8 @@ from pretext.pretrained import color_contract
 from pretext.recipe import PretrainSettings, build_colorizer
 from pretext.settings import settings_from, to_plain
 
+pytestmark = pytest.mark.slow
+
 SMALL = ["--objective.stride", "8", "--training.batch_size", "4", "--machine.workers", "0"]
 
 
@@ -45,13 +47,7 @@ REFUSED = (
 )
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        pytest.param(words, marks=[] if words.startswith(("pretrain", "probe")) else pytest.mark.slow)
-        for words in REFUSED
-    ],
-)
+@pytest.mark.parametrize("words", REFUSED)
 def test_a_size_that_is_too_small_is_said_in_one_line(
     words: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

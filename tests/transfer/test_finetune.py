@@ -16,7 +16,6 @@ from PIL import Image
 from processes import Launcher, TrainedRun
 from shapes import make_devkit
 from sklearn.metrics import average_precision_score, jaccard_score
-from tiers import one_fast
 
 import pretint.cli
 from pretext.engine.journal import read_journal
@@ -214,7 +213,8 @@ def test_moving_averages_are_judged_and_color_is_let_in(run: Path, devkit: Path)
     assert ab.abs().max() < 1e-6, "the images are gray, so there is nothing to learn from their ab"
 
 
-@pytest.mark.parametrize("task", one_fast("classify", TASKS))
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
 def test_killed_and_called_again_it_is_as_if_nothing_had_happened(
     task: str, run: Path, devkit: Path, launcher: Launcher, tmp_path: Path
 ) -> None:

@@ -190,6 +190,7 @@ def test_a_port_in_use_is_a_line(folders: list[Path], tmp_path: Path, capsys: py
     assert code == 2 and error.startswith(f"pretint: port {port} on 127.0.0.1: cannot be opened") and "--port" in error
 
 
+@pytest.mark.slow
 def test_the_command_serves_is_killed_and_goes_on(launcher: Launcher, folders: list[Path], tmp_path: Path) -> None:
     words = ["turing", tmp_path / "study", "--port", "0", "--token", "a token of mine"]
     more = ["--real", folders[0], "--algorithm", f"one={folders[1]}", "--practice", "1", "--trials", "2"]

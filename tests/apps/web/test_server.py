@@ -22,7 +22,6 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from tiers import one_fast
 from turing_studies import MakeStudy, make_study, write_images
 from waits import PATIENCE, wait_until
 
@@ -72,9 +71,8 @@ def request_colors(identity: str, session: str) -> str:
     return f"{head}Content-Length: {len(body)}\r\n\r\n{body}"
 
 
-@pytest.mark.parametrize(
-    "numbers", one_fast([signal.SIGTERM], [[signal.SIGINT], [signal.SIGTERM], [signal.SIGINT, signal.SIGINT]])
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("numbers", [[signal.SIGINT], [signal.SIGTERM], [signal.SIGINT, signal.SIGINT]])
 def test_signals_end_a_studio_at_work(busy: BusyStudio, numbers: list[int]) -> None:
     page = busy.page
     for number in numbers[:-1]:

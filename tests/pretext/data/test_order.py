@@ -42,6 +42,7 @@ def test_all_at_once_is_one_by_one(count: int, key: int) -> None:
     assert permutation(count, key).tolist() == [permute_index(position, count, key) for position in range(count)]
 
 
+@pytest.mark.slow
 def test_every_permutation_occurs_for_some_key() -> None:
     """All 24 of four images, each about as often as the others."""
     times = Counter(tuple(whole(4, mix(0, number))) for number in range(4800))
@@ -50,6 +51,7 @@ def test_every_permutation_occurs_for_some_key() -> None:
     assert chi_squared < 53  # 23 degrees of freedom: one in 3000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [10, 37])
 def test_every_position_sees_every_image_as_often(count: int) -> None:
     epochs = 2000

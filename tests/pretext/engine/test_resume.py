@@ -83,6 +83,7 @@ def wait_for(process: StartedProcess, is_true: Callable[[], bool], event: str) -
     wait_until(is_true_before_the_end, event, describe=lambda: process.output, every=0.001)
 
 
+@pytest.mark.slow
 def test_killed_again_and_again(launcher: Launcher, rich: TrainedRun, shards: str, tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = ["pretrain", run, *SETTINGS, "--data.source", shards, *MORE, "--machine.checkpoint_every", "2"]

@@ -103,7 +103,7 @@ def test_every_job_takes_every_method(name: str, tmp_path: Path, capsys: pytest.
     assert steps[0].keys() - {"kind", "step", "loss", "lr", "gradient_norm"} == parts.get(name, set())
     assert [record for record in records if record["kind"] == "online"]
     page = (run / "report.html").read_text()
-    assert "RankMe" in page and f"{name}" in page and "Color health" not in page
+    assert "RankMe" in page and f"{name}" in page and "only predict gray" not in page
     judged = ["--train", "bundled:train", "--test", "bundled:test", "--workers", "0"]
     assert pretint.cli.main(["knn", str(run), *judged, "--reference", "false"]) == 0
     assert pretint.cli.main(["export", str(run), str(tmp_path / "backbone.safetensors")]) == 0

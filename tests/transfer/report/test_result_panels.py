@@ -124,7 +124,7 @@ def test_seeds_of_other_stages_are_said_not_to_fit(tmp_path: Path) -> None:
     add_result(run, rows=[row("conv5", right_answers(662))], evaluation_seed=1)
     page = Page(write_report(run))
     assert "cannot be shown in one table" in page.text and "has other rows than" in page.text
-    assert "Color health" in page.text
+    assert "Health Does the network learn to color" in page.text
 
 
 def test_many_results_stay_readable(tmp_path: Path) -> None:

@@ -159,6 +159,7 @@ def test_on_the_whole_map_it_is_the_backbone(alexnet: Network) -> None:
     assert not [name for name, _ in network.named_parameters() if "fc" in name]
 
 
+@pytest.mark.slow
 def test_the_gradient_reaches_all_layers(alexnet: Network) -> None:
     network = detector(alexnet, ALEXNET)
     assert {own.split(".")[0] for own, _ in network.named_parameters()} == {"features", "head"}
