@@ -46,6 +46,7 @@ def piped(model: Path, launcher: Launcher) -> Piped:
     return lambda data, *words: launcher.run(*call, *words, data=data, folder=Path.cwd())
 
 
+@pytest.mark.slow
 def test_standard_input(piped: Piped, tmp_path: Path) -> None:
     buffer = io.BytesIO()
     photograph(70, 50).save(buffer, "JPEG")

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tiers import one_fast
 
 import pretint.cli
 from pretext.backbones import BACKBONES
@@ -71,10 +72,7 @@ def test_the_page_has_one_example_for_each_kind() -> None:
     assert {file for file, _ in SHOWN} - {"my_net.py"} == set(EXAMPLES)
 
 
-@pytest.mark.parametrize(
-    "example",
-    [pytest.param(name, marks=[] if name in ("ladder.py", "vivid.py") else [pytest.mark.slow]) for name in EXAMPLES],
-)
+@pytest.mark.parametrize("example", one_fast("vivid.py", EXAMPLES))
 def test_an_example_does_what_the_page_shows(example: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plugin(example, EXAMPLES[example])
     rng = np.random.default_rng(0)

@@ -25,6 +25,7 @@ def taken(folder: Path, pattern: str = "**/*") -> int:
 SGD = {"steps": 5, "batch_size": 8, "warmup": 1, "optimizer": "sgd"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changed",
     [
@@ -54,6 +55,7 @@ def _refused(*given: Any) -> None:
     raise AssertionError("a step was computed")
 
 
+@pytest.mark.slow
 def test_at_the_peak_there_is_one_checkpoint_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked, most = settings(), [0]
     real = Path.replace

@@ -303,6 +303,7 @@ def everything(sets: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     return {name: str(place) for name, place in places.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
 def test_shipped_studies_are_right(file: Path, everything: dict[str, str], tmp_path: Path) -> None:
     text = file.read_text()

@@ -97,6 +97,7 @@ def folder_of(result: Result) -> Path:
     return file.parents[1] / "finetuned" / file.stem
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_a_network_beside_itself_at_random(
     task: str, run: Path, devkit: Path, capsys: pytest.CaptureFixture[str]
@@ -127,6 +128,7 @@ def test_a_network_beside_itself_at_random(
     assert "16 test images" in printed and "all" in printed
 
 
+@pytest.mark.slow
 def test_results_say_what_was_trained_in_one_table(run: Path, devkit: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for stage in ("conv5", "conv2", ""):
         tuned([run], "segment", devkit, freeze_to=stage)

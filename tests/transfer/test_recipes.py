@@ -62,6 +62,7 @@ def test_what_it_sets_is_read(recipe: Path) -> None:
         assert "nesterov" not in words
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", [one for one in RECIPES if "laptop" not in one.stem], ids=lambda recipe: recipe.stem)
 def test_its_head_fits_the_backbone(recipe: Path) -> None:
     settings, (name, own) = opened(recipe), NETWORKS[recipe.stem.partition("_")[0]]

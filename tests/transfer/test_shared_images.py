@@ -61,6 +61,7 @@ JOBS: dict[str, Callable[[str, Any], list[Result]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("job", JOBS)
 def test_every_evaluation_counts_them(job: str, run: Path, sets: Path, capsys: pytest.CaptureFixture[str]) -> None:
     named = {"train": str(sets / "train"), "test": str(sets / "test"), "out": str(sets / "out")}

@@ -38,6 +38,7 @@ def test_the_bootstrap_against_all_resamples_there_are(answers: list[list[int]])
         assert bound == pytest.approx(rates[at], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_against_a_plain_loop_over_participants_and_trials() -> None:
     rng = np.random.default_rng(3)
     answers = [rng.integers(0, 2, 40) if who % 2 else rng.random(40) < 0.1 for who in range(12)]

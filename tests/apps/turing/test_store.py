@@ -126,6 +126,7 @@ def test_algorithms_stay_balanced_though_participants_leave(make_study: MakeStud
     assert store.participant("late").algorithm == 1
 
 
+@pytest.mark.slow
 def test_an_answer_outlives_the_process_that_kept_it(make_study: MakeStudy, launcher: Launcher) -> None:
     store = make_study()
     file = store.file

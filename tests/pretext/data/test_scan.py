@@ -73,6 +73,7 @@ def keys(source: Folder) -> list[str]:
     return [source.key(index) for index in range(len(source))]
 
 
+@pytest.mark.slow
 @KINDS
 def test_the_second_opening_lists_nothing(tree: Path, cache: Path, listed: Counted, kind: type[Folder]) -> None:
     paths = [path.relative_to(tree).as_posix() for path in tree.rglob("*") if path.is_file()]

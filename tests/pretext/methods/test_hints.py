@@ -89,6 +89,7 @@ def test_a_sample_has_its_hints_wherever_it_is_computed() -> None:
     assert not torch.equal(together[1], others[1])
 
 
+@pytest.mark.slow
 def test_how_many_and_where() -> None:
     """4,000 samples of 1 x 1 hints: the counts are geometric, the places normal around the middle."""
     settings = HintSettings(largest=1)

@@ -232,6 +232,7 @@ def test_an_onnx_graph_takes_any_number_and_size(checkpoint: Checkpoint, tmp_pat
             close(torch.from_numpy(value), expected)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_an_onnx_graph_from_rgb_to_ab(checkpoint: Checkpoint, tmp_path: Path) -> None:
     model, file = checkpoint("tiny", stride=16), tmp_path / "x.onnx"

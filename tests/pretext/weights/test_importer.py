@@ -260,6 +260,7 @@ def test_siggraph17(files: Files, lightness: Tensor, tmp_path: Path) -> None:
     assert torch.equal(kept["model_class.0.weight"], weights["model_class.0.weight"])
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("center", [0.0, 0.5])
 def test_siggraph17_with_hints(center: float, files: Files, lightness: Tensor, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from transfer.networks import Network
 ABSORBED = AdaptSettings(batch_norm="absorbed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spec", "alone"),
     [

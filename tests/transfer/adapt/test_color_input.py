@@ -15,6 +15,7 @@ from transfer.adapt import AdaptSettings, adapt
 from transfer.adapt.color_input import WithColor
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "spec",
     [

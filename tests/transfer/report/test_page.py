@@ -288,6 +288,7 @@ def test_a_failed_write_leaves_the_old_report(tmp_path: Path, monkeypatch: pytes
     assert not list(run.glob(".*.part"))
 
 
+@pytest.mark.slow
 def test_no_horizontal_scroll_and_no_request_in_a_browser(browser: "Browser", tmp_path: Path) -> None:
     run = watched(tmp_path / ("a-long-name-" * 8), skipped=2)
     name = "a-name-of-a-network" * 5

@@ -43,6 +43,7 @@ def test_a_place_lies_in_the_middle_of_what_it_sees(network: nn.Module) -> None:
         assert middle == pytest.approx(grid.first + (place + 0.5) * grid.stride, abs=0.01), stage
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "firsts"),
     [

@@ -76,6 +76,7 @@ def test_over_fits_real_images(shared_data: Path) -> None:
     assert len(there) > 5 and float(there.mean()) > 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "settings"),
     [

@@ -173,6 +173,7 @@ def test_the_gradient_reaches_all_layers(alexnet: Network) -> None:
     other.load_state_dict(network.state_dict())  # as resuming does
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("frozen", "trained"),
     [

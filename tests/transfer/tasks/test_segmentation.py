@@ -51,6 +51,7 @@ def test_over_fits_real_images(shared_data: Path) -> None:
     assert len(shares) > 6 and float(torch.stack(shares).mean()) > 0.93
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "name"),
     [
