@@ -2,7 +2,7 @@
 
 Runs the same commands by both in turn, as ``benchmarks.same_numbers`` does, and compares the CPU seconds of both, round
 by round. Prints a line a job: the median of each edition, and the ratio (above 1: HEAD is faster) with its least and
-greatest, and an interval of its mean. Writes results/editions.csv. DATA is as for same_numbers. The folder of
+greatest, and an interval of its mean. Writes results/scripts/editions.csv. DATA is as for same_numbers. The folder of
 ImageNet's size is made of empty files, takes a minute, and is removed at the end.
 """
 
@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=FILES, help="in the large folder; 0 leaves it out")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--commit", default="HEAD")
-    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "editions.csv")
+    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "scripts" / "editions.csv")
     settings = parser.parse_args()
     command = ["git", "-C", Path(__file__).parents[1], "rev-parse", "--short", settings.commit]
     commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
+from benchmarks.__main__ import machine
 from benchmarks.equal_time import stepper
 from benchmarks.paired import in_turn, spread
 from pretext.backbones import build_backbone
@@ -118,11 +119,12 @@ def main() -> None:
         print(f"{name}: {1e3 * statistics.median(seconds):.0f} ms a step of {given.batch} images")
     print(f"ours takes {1 / ratio.median:.2f} of lightly's time ({1 / ratio.high:.2f} to {1 / ratio.low:.2f})")
     if given.csv:
+        here = machine(torch.device("cpu")), len(os.sched_getaffinity(0)), torch.__version__
         with given.csv.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(("round", *(f"{name}_seconds" for name in taken), "cores", "torch"))
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(("round", *(f"{name}_seconds" for name in taken), "machine", "cores", "torch"))
             for number, pair in enumerate(zip(*taken.values(), strict=True)):
-                writer.writerow((number, *pair, len(os.sched_getaffinity(0)), torch.__version__))
+                writer.writerow((number, *pair, *here))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Evaluations of a tiny run, in this process and in others, to be killed, stopped and put out of room."""
 
+import csv
 import json
 import multiprocessing
 import os
@@ -128,3 +129,10 @@ def read_numbers(file: str | Path) -> dict[str, Any]:
     return {
         name: value for name, value in record.items() if name not in ("cost", "network", "test", "train", "seal")
     } | {"weights": record["network"]["weights"]}
+
+
+def read_study_numbers(folder: Path) -> list[dict[str, str]]:
+    """Return the rows of a study's report, all but what they took, from the study's folder."""
+    cost = ("seconds", "per_second", "bytes")
+    with (folder / "report.csv").open() as rows:
+        return [{key: value for key, value in row.items() if not key.endswith(cost)} for row in csv.DictReader(rows)]

@@ -1,6 +1,5 @@
 """A study on a real Slurm: its cells as jobs, each after the one that it needs."""
 
-import csv
 import getpass
 import shutil
 import subprocess
@@ -8,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from evaluations import write_class_images
+from evaluations import read_study_numbers, write_class_images
 from slurm_jobs import count_restarts, describe_jobs, wait_for, write_cluster_file
 from waits import PATIENCE
 
@@ -141,13 +140,5 @@ def test_methods_that_are_preempted_end_as_those_left_alone(folder: Path, capsys
     assert pretint.cli.main(call) == 0, describe_jobs()
     assert "4 cells, 4 of them finished already" in capsys.readouterr().err
     assert pretint.cli.main(["study", "methods.yaml", "--folder", "alone"]) == 0
-    assert numbers(folder / "studies") == numbers(folder / "alone")
-
-
-def numbers(studies: Path) -> list[dict[str, str]]:
-    """A report's rows, all but what it took."""
-    cost = ("seconds", "per_second", "bytes")
-    with (studies / "methods" / "report.csv").open() as rows:
-        found = list(csv.DictReader(rows))
-    assert len(found) > 4
-    return [{key: value for key, value in row.items() if not key.endswith(cost)} for row in found]
+    preempted, alone = (read_study_numbers(folder / at / "methods") for at in ("studies", "alone"))
+    assert preempted == alone and len(alone) > 4

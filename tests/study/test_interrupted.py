@@ -1,7 +1,6 @@
 """Interruptions of a study at random: the same table, and no cell twice."""
 
 import contextlib
-import csv
 import os
 import random
 import signal
@@ -11,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from evaluations import read_study_numbers
 from waits import PATIENCE
 
 from pretext.engine.journal import read_journal
@@ -85,15 +85,8 @@ def test_interruptions_change_nothing(small: Path, sets: Path, tmp_path: Path) -
 def check(folder: Path, alone: Path, kept: dict[Path, int]) -> None:
     """It says what the one that was left alone says, and nothing was computed twice."""
     assert kept.items() <= finished(folder).items()
-    ours, theirs = (numbers(one / "small" / "report.csv") for one in (folder, alone))
+    ours, theirs = (read_study_numbers(one / "small") for one in (folder, alone))
     assert ours == theirs and len(ours) > 20
     for run in (folder / "runs").iterdir():
         steps = [one["step"] for one in read_journal(run) if one["kind"] == "step"]
         assert steps == list(range(1, STEPS + 1)), "every step once"
-
-
-def numbers(file: Path) -> list[dict[str, str]]:
-    """All but how long it took."""
-    cost = ("seconds", "per_second", "bytes")
-    with file.open() as rows:
-        return [{key: value for key, value in row.items() if not key.endswith(cost)} for row in csv.DictReader(rows)]
