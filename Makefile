@@ -8,7 +8,7 @@ help:
 	@echo "make demo   learn features from bundled photographs, judge them, color images (minutes)"
 	@echo "make imagenette IMAGES=imagenette-96   the table of docs/evaluation.md: 3 seeds (about 50 minutes on 2 cores)"
 	@echo "make voc VOC=VOCdevkit RUN=runs/x LABELS=runs/y   the tables of docs/finetuning.md (about 30 minutes on 2 cores)"
-	@echo "make test   run the fast tests (8 to 16 minutes on 2 cores)"
+	@echo "make test   run the fast tests (6 to 7 minutes on 2 quiet cores)"
 	@echo "make test-slow   run the slow tests alone; make test-all runs both"
 	@echo "make check  run the linter and the type checker"
 	@echo "make docs   build the documentation as a site, in site/; a broken link is an error"
