@@ -35,13 +35,13 @@ OPEN = {
 
 PREPARED = (
     "pretrain net --config {configs}/pretext/laptop.yaml --data.source {data}/imagenette-mini/train "
-    f"--training.steps 20 {FEW}",
+    f"--training.steps 20 --training.warmup 2 {FEW}",
     f"probe net {SETS} --cache features --out first",
 )
 """Commands before the first round: a network, and its features."""
 JOBS = {
     "40 steps of training, laptop": "pretrain step-{round} --config {configs}/pretext/laptop.yaml --data.source "
-    f"{{data}}/imagenette-mini/train --training.steps 40 {FEW}",
+    f"{{data}}/imagenette-mini/train --training.steps 40 --training.warmup 2 {FEW}",
     "probe of all stages, the full grid, from cached features": f"probe net {SETS} --cache features --out p{{round}}",
     "colorizing a 12-megapixel JPEG": "colorize net {photograph} --out colors-{round} --device cpu",
 }
