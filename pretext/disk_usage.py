@@ -14,7 +14,7 @@ from pretext.backbones.contract import BackboneSettings
 from pretext.engine.checkpoint import checkpoint_bytes
 from pretext.engine.device import ComputeConfig
 from pretext.engine.loop import LOG_EVERY
-from pretext.engine.trainer import MachineSettings, TrainingSettings, optimizer_and_schedule
+from pretext.engine.trainer import MachineSettings, TrainingSettings, build_optimizer
 from pretext.files import png_bytes
 from pretext.methods.hints import HintSettings
 from pretext.pretrain import checkpoint_extra
@@ -123,11 +123,11 @@ def checkpoint_size(network: nn.Module, training: TrainingSettings, besides: dic
         besides: the values in the file besides the trainer's state.
         begun: whether a step was done; before the first step optimizers have no state.
     """
-    optimizer, _ = optimizer_and_schedule(network, training)
+    optimizer = build_optimizer(network, training)
     if begun:
         # A step with a tiny weight shows the optimizer's state per weight, and which of it has the weight's shape.
         tiny = nn.Parameter(torch.zeros(2, 3))
-        tiny_optimizer, _ = optimizer_and_schedule(nn.ParameterList([tiny]), training)
+        tiny_optimizer = build_optimizer(nn.ParameterList([tiny]), training)
         tiny.grad = torch.zeros_like(tiny)
         tiny_optimizer.step()
         has_shape = {

@@ -20,7 +20,6 @@ from pretext.engine.sync_norm import synchronize_norms
 from pretext.errors import UserError
 
 if TYPE_CHECKING:
-    from timm.scheduler.scheduler import Scheduler
     from timm.utils import ModelEmaV3
 
 
@@ -207,7 +206,7 @@ class Trainer:
         if training.batch_norm == "synchronized" and distributed.world_size() > 1:
             network = synchronize_norms(network, place.device)
         self.network = network
-        self.optimizer, self.schedule = optimizer_and_schedule(network, training)
+        self.optimizer = build_optimizer(network, training)
         loss: nn.Module = _Loss(network)
         if machine.compile:
             loss = torch.compile(loss)  # type: ignore[assignment]
@@ -246,7 +245,7 @@ class Trainer:
             UserError: the step cannot be computed, or another process has ended.
         """
         assert len(rgb) == len(labels) == self.share, (len(rgb), len(labels), self.share)
-        self.schedule.step_update(self.done)
+        set_learning_rate(self.optimizer, self.training, self.done)
         size = self.training.micro_batch or self.share
         first = distributed.rank() * self.share
         numbers = self.numbers()
@@ -354,10 +353,27 @@ def moving_average(network: nn.Module, decay: float) -> "ModelEmaV3":
     return ModelEmaV3(network, decay=decay, use_warmup=True, foreach=True)
 
 
-def optimizer_and_schedule(network: nn.Module, training: TrainingSettings) -> "tuple[torch.optim.Optimizer, Scheduler]":
-    """Return the optimizer, and its learning-rate schedule, a function of the step alone."""
-    from timm.scheduler import create_scheduler_v2
+def learning_rate(training: TrainingSettings, step: int) -> float:
+    """Return the learning rate of step ``step``, counted from 0: a function of the step alone.
 
+    The numbers are those of timm's schedules, whose import takes seconds.
+    """
+    if step < training.warmup:
+        first = training.lr / training.warmup  # not 0, which would waste the first step
+        return first + step * ((training.lr - first) / training.warmup)
+    if training.schedule == "multistep":
+        return training.lr * training.decay_rate ** sum(step >= at for at in training.milestones)
+    return 0.5 * training.lr * (1 + math.cos(math.pi * step / training.steps))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, training: TrainingSettings, step: int) -> None:
+    """Give each group of weights its learning rate of a step."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(training, step) * group["lr_scale"]
+
+
+def build_optimizer(network: nn.Module, training: TrainingSettings) -> torch.optim.Optimizer:
+    """Return the optimizer of a network's weights, at the learning rates of the first step."""
     # Vectors (biases, scales and shifts of norms) may have another weight decay and learning rate.
     rates: dict[str, float] = getattr(network, "rates", {})
     groups = []
@@ -385,15 +401,5 @@ def optimizer_and_schedule(network: nn.Module, training: TrainingSettings) -> "t
     else:
         kind = torch.optim.AdamW if training.optimizer == "adamw" else torch.optim.Adam
         optimizer = kind(groups, training.lr, training.betas, fused=True)
-    schedule, _ = create_scheduler_v2(
-        optimizer,
-        sched=training.schedule,
-        num_epochs=training.steps,
-        warmup_epochs=training.warmup,
-        warmup_lr=training.lr / max(1, training.warmup),  # not 0, which would waste the first step
-        decay_milestones=[at + 1 for at in training.milestones],  # timm decays a step early
-        decay_rate=training.decay_rate,
-        step_on_epochs=False,
-        updates_per_epoch=1,
-    )
-    return optimizer, schedule
+    set_learning_rate(optimizer, training, 0)
+    return optimizer

@@ -6,7 +6,6 @@ Method: the paper's postprocessing of its networks; released ``batch_norm_absorb
 from collections import Counter
 
 import torch
-from timm.layers import Conv2dSame
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -22,6 +21,8 @@ _TOLERANCE = 1e-3
 
 def is_plain(module: nn.Module) -> bool:
     """Return whether a module is a layer that uses its weights directly, without standardizing or computing them."""
+    from timm.layers import Conv2dSame  # not at the top: the import takes seconds
+
     forwards = {kind.forward for kind in (*LAYERS, Conv2dSame)}
     return isinstance(module, LAYERS) and type(module).forward in forwards and "weight" in module._parameters
 

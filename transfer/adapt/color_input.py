@@ -6,7 +6,6 @@ Method: the paper's fine-tuning in color; released ``feature_learning_tests/segm
 from typing import Any
 
 import torch
-from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
 from pretext.backbones.contract import Backbone, FromRgb, Stage
@@ -46,6 +45,8 @@ class WithColor(nn.Module):
     """
 
     def __init__(self, lightness: nn.Conv2d) -> None:
+        from timm.layers import Conv2dSame  # not at the top: the import takes seconds
+
         super().__init__()
         kind = Conv2dSame if "Same" in type(lightness).__name__ else nn.Conv2d
         self.lightness = lightness

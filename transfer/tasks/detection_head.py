@@ -1,7 +1,8 @@
 """The detector: a backbone with the head of Faster R-CNN, or of Fast R-CNN on given proposals.
 
 It is built from torchvision's region proposal network, RoI heads and feature pyramid. Anchors and pooling use the true
-positions of the backbone's maps, see ``regions``.
+positions of the backbone's maps, see ``regions``. torchvision is imported where it is used: the import takes seconds,
+and a study reads these settings whatever it computes.
 """
 
 from collections.abc import Sequence
@@ -10,12 +11,6 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
-from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.roi_heads import RoIHeads
-from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
-from torchvision.ops import FeaturePyramidNetwork, clip_boxes_to_image
-from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from pretext import roles
 from pretext.backbones.contract import Stage
@@ -109,6 +104,11 @@ class Detector(nn.Module):
     """
 
     def __init__(self, features: FeatureNetwork, classes: int = 20, head: DetectHeadSettings | None = None) -> None:
+        from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+        from torchvision.models.detection.roi_heads import RoIHeads
+        from torchvision.ops import FeaturePyramidNetwork
+        from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
         super().__init__()
         head = head or DetectHeadSettings()
         used, known = neck_stages(features, head), grids(features)
@@ -216,6 +216,9 @@ class Detector(nn.Module):
         truth: list[dict[str, Tensor]] | None,
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         """Return the proposals for each image, and the losses of the region proposal network."""
+        from torchvision.models.detection.image_list import ImageList
+        from torchvision.ops import clip_boxes_to_image
+
         if self.form == "faster":
             boxes, losses = self.head["rpn"](ImageList(rgb, sizes), maps, truth)
             return boxes, losses
@@ -234,6 +237,8 @@ class _ExactProposalHead(nn.Module):
     """torchvision's RPN head with its last layers in float32."""
 
     def __init__(self, channels: int, anchors: int) -> None:
+        from torchvision.models.detection.rpn import RPNHead
+
         super().__init__()
         plain = RPNHead(channels, anchors)
         self.conv, self.score, self.box = plain.conv, Float32(plain.cls_logits), Float32(plain.bbox_pred)
@@ -271,6 +276,8 @@ def _proposal_network(head: DetectHeadSettings, levels: list[FeatureAxis], chann
     Raises:
         UserError: the anchors cannot be divided among the levels.
     """
+    from torchvision.models.detection.rpn import RegionProposalNetwork
+
     each, left = divmod(len(head.anchors), len(levels))
     if left or not each:
         raise UserError(

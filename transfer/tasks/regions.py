@@ -6,17 +6,18 @@ size divided by the map's, rounded, and that the first place lies on the first p
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection.image_list import ImageList
-from torchvision.ops import box_area, roi_align, roi_pool
 
 from pretext.backbones.contract import Stage
 from pretext.errors import UserError
 from transfer.adapt import Adapted
 from transfer.tasks.alignment import FeatureAxis, FeatureNetwork, probe_maps, probe_side, stage_of
+
+if TYPE_CHECKING:
+    from torchvision.models.detection.image_list import ImageList
 
 _RATIOS = (0.5, 1.0, 2.0)
 _POINTS = 2  # along each side of a cell
@@ -43,7 +44,7 @@ class Anchors(nn.Module):
         """Return the number of anchors at a place, for each map; torchvision's name."""
         return [len(shapes) for shapes in self.shapes]
 
-    def forward(self, images: ImageList, maps: list[Tensor]) -> list[Tensor]:
+    def forward(self, images: "ImageList", maps: list[Tensor]) -> list[Tensor]:
         """Return the anchors of all maps for each image, (n, 4): place by place, row by row."""
         anchors = []
         for grid, shapes, values in zip(self.maps, self.shapes, maps, strict=True):
@@ -92,10 +93,14 @@ class Pool(nn.Module):
 
     def level(self, boxes: Tensor) -> Tensor:
         """Return the index of the map that each box is read from, int64 (n,)."""
+        from torchvision.ops import box_area
+
         side = box_area(boxes).clamp(min=1e-6).sqrt()
         return (2 + torch.log2(side / (_CANONICAL * self.smallest)) + 1e-6).floor().clamp(0, len(self.maps) - 1).long()
 
     def _read(self, grid: FeatureAxis, values: Tensor, rois: Tensor) -> Tensor:
+        from torchvision.ops import roi_align, roi_pool
+
         if self.pooling == "max":
             # From the position nearest to the first pixel to the one nearest to the last pixel.
             ends = (rois[:, 1:] - rois.new_tensor([0, 0, 1, 1]) - grid.first) / grid.stride

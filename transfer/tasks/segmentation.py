@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models.segmentation.deeplabv3 import ASPP
 
 from pretext import roles
 from pretext.backbones.contract import Stage
@@ -80,6 +79,8 @@ class Segment(nn.Module):
         """The grids of the stages that are used, the last stage first."""
         self.head = nn.ModuleDict()
         if head.kind == "deeplab":
+            from torchvision.models.segmentation.deeplabv3 import ASPP  # not at the top: the import takes seconds
+
             self.head[last.name] = nn.Sequential(
                 ASPP(last.channels, head.rates, head.width),
                 nn.Conv2d(head.width, head.width, 3, padding=1, bias=False),

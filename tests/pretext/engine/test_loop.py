@@ -1,21 +1,48 @@
 """The learning rate is the one that is asked for, and nonsense is refused."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from timm.scheduler import create_scheduler_v2
 
-from pretext.engine.trainer import MachineSettings, TrainingSettings, optimizer_and_schedule
+from pretext.engine.trainer import MachineSettings, TrainingSettings, build_optimizer, learning_rate, set_learning_rate
 from pretext.errors import UserError
 
 
 def rates(training: TrainingSettings) -> list[float]:
-    optimizer, schedule = optimizer_and_schedule(torch.nn.Linear(1, 1), training)
-    found = []
-    for step in range(training.steps):
+    return [learning_rate(training, step) for step in range(training.steps)]
+
+
+@pytest.mark.parametrize(
+    "training",
+    [
+        TrainingSettings(steps=1000, lr=2e-3, warmup=100),
+        TrainingSettings(steps=7, lr=0.3, warmup=0),
+        TrainingSettings(steps=50, lr=0.1, warmup=3, schedule="multistep", milestones=[2, 20, 41], decay_rate=0.3),
+    ],
+)
+def test_rates_are_those_of_timm_to_the_bit(training: TrainingSettings) -> None:
+    layers = torch.nn.ModuleList([torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)])
+    optimizer = build_optimizer(layers, replace(training, bias_rate=2.0))
+    reference = torch.optim.SGD([{"params": [torch.zeros(1)], "lr_scale": scale} for scale in (1.0, 2.0)], training.lr)
+    schedule, _ = create_scheduler_v2(
+        reference,
+        sched=training.schedule,
+        num_epochs=training.steps,
+        warmup_epochs=training.warmup,
+        warmup_lr=training.lr / max(1, training.warmup),
+        decay_milestones=[at + 1 for at in training.milestones],  # timm decays a step early
+        decay_rate=training.decay_rate,
+        step_on_epochs=False,
+        updates_per_epoch=1,
+    )
+    for step in range(training.steps + 1):
+        set_learning_rate(optimizer, training, step)
         schedule.step_update(step)
-        found.append(optimizer.param_groups[0]["lr"])
-    return found
+        ours, theirs = ([group["lr"] for group in one.param_groups] for one in (optimizer, reference))
+        assert ours == theirs
 
 
 def test_cosine_after_a_linear_warm_up() -> None:

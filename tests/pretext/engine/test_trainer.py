@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from pretext.backbones import build_backbone
 from pretext.engine.device import ComputeConfig
 from pretext.engine.memory import blocks
-from pretext.engine.trainer import MachineSettings, Trainer, TrainingSettings, optimizer_and_schedule
+from pretext.engine.trainer import MachineSettings, Trainer, TrainingSettings, build_optimizer
 from pretext.errors import UserError
 from pretext.gamut import Gamut
 from pretext.methods.colorization import Colorizer
@@ -62,8 +62,7 @@ def same(one: nn.Module, other: nn.Module, **tolerance: float) -> None:
 def test_decay_and_rate_of_biases(optimizer: Any) -> None:
     training = replace(TRAINING, optimizer=optimizer, weight_decay=0.1, decay_biases=False, bias_rate=2.0)
     network = Line().eval()
-    made, schedule = optimizer_and_schedule(network, training)
-    schedule.step_update(0)
+    made = build_optimizer(network, training)
     for parameter in network.parameters():
         parameter.grad = torch.zeros_like(parameter)
     made.step()
@@ -75,7 +74,7 @@ def test_decay_and_rate_of_biases(optimizer: Any) -> None:
         factor = 1 - 0.01 * 0.1 * (1 if optimizer == "adamw" else 1.9)  # nesterov: 1 + momentum
         torch.testing.assert_close(network.weight.data, before * factor)
     network.bias.grad, network.weight.grad = torch.ones(1), torch.zeros(1, 3)
-    fresh, _ = optimizer_and_schedule(network, training)
+    fresh = build_optimizer(network, training)
     bias = network.bias.item()
     fresh.step()
     if optimizer != "sgd":
@@ -197,8 +196,7 @@ def test_rates_of_parts_and_frozen_ones(decay: float) -> None:
     network = Boxes()
     before = {name: weight.clone() for name, weight in network.named_parameters()}
     training = replace(TRAINING, optimizer="sgd", nesterov=False, betas=(0.9, 0.0), bias_rate=2.0, weight_decay=decay)
-    made, schedule = optimizer_and_schedule(network, training)
-    schedule.step_update(0)
+    made = build_optimizer(network, training)
     for weight in network.parameters():
         weight.grad = torch.ones_like(weight) if weight.requires_grad else None
     made.step()
@@ -210,7 +208,7 @@ def test_rates_of_parts_and_frozen_ones(decay: float) -> None:
 
 def test_plain_momentum() -> None:
     network, plain = Line().eval(), Line().eval()
-    made, _ = optimizer_and_schedule(network, replace(TRAINING, optimizer="sgd", nesterov=False, betas=(0.9, 0.0)))
+    made = build_optimizer(network, replace(TRAINING, optimizer="sgd", nesterov=False, betas=(0.9, 0.0)))
     reference = torch.optim.SGD(plain.parameters(), 0.01, momentum=0.9)
     for _ in range(4):
         for one, optimizer in ((network, made), (plain, reference)):

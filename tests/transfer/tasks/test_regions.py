@@ -10,7 +10,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import roi_align
 from torchvision.ops.poolers import LevelMapper
 
-from pretext.engine.trainer import TrainingSettings, optimizer_and_schedule
+from pretext.engine.trainer import TrainingSettings, build_optimizer
 from pretext.errors import UserError
 from transfer.adapt import AdaptSettings, adapt
 from transfer.networks import Network, open_network
@@ -228,7 +228,7 @@ def test_the_last_stage_of_an_adapted_resnet(settings: dict[str, Any], training:
 def test_they_keep_the_rate_of_the_backbone(resnet: Network) -> None:
     network = detector(resnet, C4)
     network.rates = {**network.rates, "head.": 10.0}  # as finetuning does
-    optimizer, _ = optimizer_and_schedule(network, TrainingSettings())
+    optimizer = build_optimizer(network, TrainingSettings())
     rates = {id(weight): group["lr_scale"] for group in optimizer.param_groups for weight in group["params"]}
     for name, weight in network.named_parameters():
         assert rates[id(weight)] == (10.0 if "box_predictor" in name else 1.0), name
