@@ -15,7 +15,6 @@ import pretint.cli
 from pretext.backbones import BACKBONES
 from slurm import states
 from slurm.records import attempts
-from slurm.states import is_held
 
 WORDS = ["pretrain", "runs/x", *SETTINGS, "--machine.workers", "0", "--training.steps"]
 
@@ -40,11 +39,11 @@ def ended(name: str) -> str:
 @pytest.mark.slow
 def test_a_job_in_the_background_is_canceled_and_goes_on_when_sent_again(folder: Path) -> None:
     setup = ["export SAID=before", f'echo "$SAID $CUDA_VISIBLE_DEVICES" > {folder}/said']
-    os.environ["CUDA_VISIBLE_DEVICES"] = "7"
-    try:
-        assert send(*WORDS, "100000", setup=setup) == 0
-    finally:
-        del os.environ["CUDA_VISIBLE_DEVICES"]
+    send(setup=setup, executor="local")
+    command = [sys.executable, "-m", "pretint", "submit", "--on", "here.yaml", *WORDS, "100000"]
+    env = {**os.environ, "PYTHONPATH": str(Path(pretint.__file__).parents[1]), "CUDA_VISIBLE_DEVICES": "7"}
+    said = subprocess.run(command, capture_output=True, text=True, env=env, timeout=PATIENCE, check=True).stdout
+    assert "pretrain-x: job " in said and read_state("pretrain-x").live, "nobody waits for it"
     wait_for(lambda: Path("runs/x/journal.jsonl").exists() and len(read_losses("runs/x")) > 5, "steps")
     assert read_state("pretrain-x").word == "running" and Path("said").read_text() == "before 7\n"
     sent = read_state("pretrain-x").sent
@@ -83,17 +82,6 @@ def test_two_processes_in_the_background() -> None:
     assert send(*WORDS, "20", tasks_per_node=2) == 0
     assert ended("pretrain-x") == "complete", describe_jobs()
     assert len(read_losses("runs/x")) == 20
-
-
-@pytest.mark.slow
-def test_nobody_waits_for_a_job_in_the_background() -> None:
-    send(executor="local")
-    command = [sys.executable, "-m", "pretint", "submit", "--on", "here.yaml", *WORDS, "100000"]
-    env = {**os.environ, "PYTHONPATH": str(Path(pretint.__file__).parents[1])}
-    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=PATIENCE, check=True)
-    assert "pretrain-x: job " in done.stdout and read_state("pretrain-x").live
-    assert pretint.cli.main(["jobs", "cancel", "all"]) == 0
-    wait_for(lambda: not is_held(Path(read_state("pretrain-x").sent.folder)), "gone")
 
 
 @pytest.mark.slow

@@ -30,8 +30,6 @@ def images(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     [
         (1_000, "probe", "modern", "cached"),
         (1_000, "probe", "modern", "augmented"),
-        (1_000, "probe", "zhang2016", "cached"),
-        (1_000, "probe", "zhang2016", "augmented"),
         (1_000, "knn", "knn", "cached"),
         (10_000, "probe", "modern", "cached"),
         (10_000, "probe", "zhang2016", "augmented"),

@@ -77,8 +77,9 @@ def test_from_one_to_two_to_one(name: str, launcher: Launcher, tmp_path: Path) -
     assert last.wait() == 0, last.output
     mine, theirs = dict(trained.losses), dict(TrainedRun(tmp_path / "alone").losses)
     assert list(mine) == list(range(1, STEPS + 1))
-    # Each step amplifies what differs: two orders of adding up.
-    assert [mine[step] for step in range(1, 17)] == pytest.approx([theirs[step] for step in range(1, 17)], rel=1e-5)
+    # Each step amplifies what differs: two orders of adding up. Two processes begin before step 10.
+    for steps, tolerance in ((range(1, 13), 1e-5), (range(13, STEPS + 1), 1e-2)):
+        assert [mine[step] for step in steps] == pytest.approx([theirs[step] for step in steps], rel=tolerance)
     assert mine != theirs, "two did take part"
 
 
