@@ -55,7 +55,9 @@ def interrupt(process: "subprocess.Popen[bytes]", how: str) -> None:
 def test_interruptions_change_nothing(small: Path, sets: Path, tmp_path: Path) -> None:
     text = small.read_text().replace("seeds: [0, 1]", "seeds: [0]").replace("steps: 6", f"steps: {STEPS}")
     # Each cell costs the start of a process.
-    text = "\n".join(line for line in text.splitlines() if not line.startswith(("  L2:", "  color:")))
+    text = "\n".join(
+        line for line in text.splitlines() if not line.startswith(("  L2:", "  color:", "  random:", "baseline:"))
+    )
     small.write_text(text.replace("workers: 0", "workers: 0, checkpoint_every: 5"))
     alone = tmp_path / "alone"
     began = time.monotonic()
@@ -86,7 +88,7 @@ def check(folder: Path, alone: Path, kept: dict[Path, int]) -> None:
     """It says what the one that was left alone says, and nothing was computed twice."""
     assert kept.items() <= finished(folder).items()
     ours, theirs = (read_study_numbers(one / "small") for one in (folder, alone))
-    assert ours == theirs and len(ours) > 20
+    assert ours == theirs and len(ours) > 10
     for run in (folder / "runs").iterdir():
         steps = [one["step"] for one in read_journal(run) if one["kind"] == "step"]
         assert steps == list(range(1, STEPS + 1)), "every step once"

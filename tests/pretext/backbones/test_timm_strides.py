@@ -1,7 +1,7 @@
 """The true stride of every stage, over one small model of every family that timm has.
 
-The rule: of every module of timm, the model of fewest parameters among the four whose names speak most of being small,
-if it has at most 12 million. One that cannot be a backbone must say so in one line. About two minutes on one core.
+The rule: of every module of timm, the model of fewest parameters among the two whose names speak most of being small,
+if it has at most 12 million. One that cannot be a backbone must say so in one line. About a minute on one core.
 """
 
 import re
@@ -19,7 +19,7 @@ from pretext.methods.colorization import Colorizer
 from pretext.methods.objectives import OBJECTIVES, ObjectiveSettings
 
 SMALL = ("test", "atto", "femto", "pico", "nano", "xxs", "xxt", "xs", "xt", "tiny", "mini", "m0", "t0", "b0", "s0")
-CANDIDATES, MOST = 4, 12_000_000
+CANDIDATES, MOST = 2, 12_000_000
 
 
 def smallest(module: str) -> str:
