@@ -27,11 +27,14 @@ from pretext.files import write_atomically
 
 FEW = "--machine.workers 0 --machine.device cpu --machine.checkpoint_every 100000 --machine.evaluate_every 100000"
 SETS = "--train {data}/imagenette-mini/train --test {data}/imagenette-mini/val --device cpu --workers 0"
-OPEN = {
-    True: "from pretext.pictures.folder import ClassFolder; ClassFolder({tree!r}).digest()",
-    False: "from pretext.data.folder import ClassFolder; ClassFolder({tree!r}).digest()",
-}
-"""What opens a folder, in the first edition and in HEAD."""
+OPEN = """
+import time
+from pretext.{package}.folder import ClassFolder
+began = time.process_time()
+ClassFolder({tree!r}).digest()
+print(time.process_time() - began)
+"""
+"""Opens a folder, and prints the CPU seconds: imports, which every command has, take longer."""
 
 PREPARED = (
     "pretrain net --config {configs}/pretext/laptop.yaml --data.source {data}/imagenette-mini/train "
@@ -51,15 +54,16 @@ def run(edition: Edition, words: str, **values: object) -> float:
     """Run a command, and return its CPU seconds."""
     first = edition.code.parent.name == REFERENCE
     text = (words if first else rename(words)).format(configs=edition.code / "configs", **values)
-    return execute(edition, text.split())
+    execute(edition, text.split())
+    return edition.cpu_seconds
 
 
-def execute(edition: Edition, argv: list[str]) -> float:
-    """Run what ``Edition.run`` takes, and return its CPU seconds."""
-    code, _, errors = edition.run(argv)
+def execute(edition: Edition, argv: list[str]) -> str:
+    """Run what ``Edition.run`` takes, and return its output."""
+    code, shown, errors = edition.run(argv)
     if code:
         raise SystemExit(f"{edition.code}: {' '.join(argv)}: exit {code}: {errors[-500:]}")
-    return edition.cpu_seconds
+    return shown
 
 
 def summary(what: str, old: list[float], new: list[float]) -> dict[str, object]:
@@ -112,7 +116,8 @@ def main() -> None:
                 }
                 if settings.files:
                     what = f"opening a folder of {settings.files:,} images, from its index"
-                    seconds[what] = execute(edition, ["-c", OPEN[at == 0].format(tree=str(tree))])
+                    program = OPEN.format(package="data" if at else "pictures", tree=str(tree))
+                    seconds[what] = float(execute(edition, ["-c", program]))
                 for what, value in seconds.items():
                     if number:
                         taken.setdefault(what, ([], []))[at].append(value)
