@@ -142,7 +142,7 @@ class FromRgb(nn.Module):
 def center(x: Tensor, inputs: Inputs) -> Tensor:
     """Return a backbone's input, (B, C, H, W), scaled to about [-1, 1]."""
     middle, half = _CENTERS[inputs]
-    return (x - middle) / half
+    return (x - middle).div_(half)
 
 
 def channel_scaler(width: float, name: str) -> Callable[[int], int]:

@@ -128,12 +128,12 @@ def kernel_of(side: int) -> int:
 def grayscale(x: Tensor) -> Tensor:
     """Return the weighted mean of R, G and B, (B, 1, H, W), of images (B, 3, H, W)."""
     red, green, blue = x.unbind(1)
-    return (_GRAY[0] * red + _GRAY[1] * green + _GRAY[2] * blue).unsqueeze(1)
+    return (_GRAY[0] * red).add_(_GRAY[1] * green).add_(_GRAY[2] * blue).unsqueeze(1)
 
 
 def _blend(x: Tensor, other: Tensor | float, share: Tensor) -> Tensor:
     share = share[:, None, None, None]
-    return (share * x + (1 - share) * other).clamp(0, 1)
+    return (share * x).add_((1 - share) * other).clamp_(0, 1)
 
 
 def adjust_brightness(x: Tensor, factors: Tensor) -> Tensor:
@@ -157,21 +157,20 @@ def adjust_hue(x: Tensor, shifts: Tensor) -> Tensor:
     Value and saturation stay, so a channel is value - chroma * c(hue), where c is piecewise linear (Smith 1978).
     """
     red, green, blue = x.unbind(1)
-    value, least = x.amax(1), x.amin(1)
-    chroma = value - least
-    gray = chroma == 0
-    over = torch.where(gray, 1.0, chroma)
-    hue = torch.where(
-        value == red,
-        (green - blue) / over,
-        torch.where(value == green, 2 + (blue - red) / over, 4 + (red - green) / over),
-    )
-    hue = torch.where(gray, 0.0, hue) + 6 * shifts[:, None, None]
-    channels = []
-    for offset in (5, 3, 1):  # of R, G and B
-        position = (hue + offset) % 6
-        channels.append(value - chroma * torch.minimum(position, 4 - position).clamp(0, 1))
-    return torch.stack(channels, 1)
+    value = x.amax(1)
+    chroma = value - x.amin(1)
+    # Masks of 0 and 1: on a CPU they take less time than torch.where. In place: so does memory that is there already.
+    is_red = (value == red).float()  # gray, too: its chroma is 0
+    is_green = (value == green).float().mul_(1 - is_red)
+    is_blue = 1 - is_red - is_green
+    hue = (green - blue).mul_(is_red).add_((blue - red).mul_(is_green)).add_((red - green).mul_(is_blue))
+    hue.div_(chroma.clamp_min(1e-12)).add_(is_green.mul_(2)).add_(is_blue.mul_(4)).add_(6 * shifts[:, None, None])
+    turned = torch.empty_like(x)
+    for channel, offset in enumerate((5, 3, 1)):
+        distance = hue + (offset - 2)  # from 2, on a circle of 6
+        distance.sub_((distance / 6).round_().mul_(6)).abs_()
+        torch.sub(value, distance.neg_().add_(2).clamp_(0, 1).mul_(chroma), out=turned[:, channel])
+    return turned
 
 
 def gaussian_blur(x: Tensor, sigmas: Tensor, width: int) -> Tensor:
