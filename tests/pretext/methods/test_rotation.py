@@ -23,4 +23,4 @@ def test_each_image_is_told_in_four_rotations() -> None:
     torch.testing.assert_close(method.image_losses(rgb, nothing, nothing), expected)
     torch.testing.assert_close(method.loss(rgb, nothing, nothing), expected.mean())
     health, sheet = method.diagnostics(rgb, nothing, None, ComputeConfig(torch.device("cpu"), "fp32", 0))
-    assert abs(health["loss"] - float(expected.detach().mean())) < 1e-5 and 0 <= health["accuracy"] <= 1 and sheet is None
+    assert abs(health["loss"] - expected.mean().item()) < 1e-5 and 0 <= health["accuracy"] <= 1 and sheet is None
