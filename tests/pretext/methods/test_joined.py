@@ -14,10 +14,11 @@ from pretext.methods.split_brain import CrossChannel
 
 
 @pytest.mark.parametrize(("stage", "hidden"), [("", 0), ("conv4", 0), ("conv4", 8)])
-@pytest.mark.parametrize("inputs", ["lightness", "rgb"])
+@pytest.mark.parametrize(("inputs", "colored"), [("lightness", "gray"), ("rgb", "gray"), ("rgb", "all")])
 @torch.no_grad()
-def test_the_joined_loss_is_the_sum_of_both(inputs: str, stage: str, hidden: int) -> None:
+def test_the_joined_loss_is_the_sum_of_both(inputs: str, colored: str, stage: str, hidden: int) -> None:
     arguments = {"color_weight": 0.3, "color_stage": stage, "color_hidden": hidden, "hidden": 16, "dims": 8}
+    arguments["color_views"] = colored
     method = build(
         "joined",
         arguments,
@@ -35,7 +36,7 @@ def test_the_joined_loss_is_the_sum_of_both(inputs: str, stage: str, hidden: int
     for view in (0, 1):
         for image in range(6):
             red, green, blue = seen[view][image]
-            if inputs == "rgb" and not (torch.allclose(red, green) and torch.allclose(red, blue)):
+            if (inputs, colored) == ("rgb", "gray") and not (torch.allclose(red, green) and torch.allclose(red, blue)):
                 losses.append(torch.tensor(0.0))
                 continue
             logits = method.head(features[view][stage or "conv5"][image : image + 1])
@@ -44,7 +45,7 @@ def test_the_joined_loss_is_the_sum_of_both(inputs: str, stage: str, hidden: int
             dense = torch.nn.functional.interpolate(logits, size=(side, side), mode="bilinear", align_corners=True)
             dense = torch.nn.functional.pad(dense, (0, 8 - side, 0, 8 - side), "replicate")
             losses.append(Classification(Gamut(10))(dense, truth))
-    assert 0 < sum(bool(one > 0) for one in losses) <= (12 if inputs == "lightness" else 11)
+    assert 0 < sum(bool(one > 0) for one in losses) <= (11 if (inputs, colored) == ("rgb", "gray") else 12)
     assert float(parts["contrast"]) == pytest.approx(float(contrast), rel=1e-5)
     assert float(parts["colors"]) == pytest.approx(float(torch.stack(losses).mean()), rel=1e-5)
     assert float(loss) == pytest.approx(float(parts["contrast"] + 0.3 * parts["colors"]), rel=1e-6)
