@@ -44,6 +44,7 @@ _MAGIC = {
     b"\xff\x4f\xff\x51": "JPEG 2000",
 }
 _BYTES_A_PIXEL = 12  # Pillow needs 4; the rest is for a rotated or converted copy, and buffers
+_LONGEST = 200  # characters of a decoder's message: some quote a whole header
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -83,7 +84,7 @@ def decode(data: bytes, key: str, shorter: int | None = None) -> Image.Image:
             if shorter is not None:
                 image.draft(None, (shorter, shorter))
             image.load()
-            operation = UPRIGHT.get(_orientation(image))
+            operation = UPRIGHT.get(read_orientation(image))
             upright = _to_rgb(image)
             if operation is not None:
                 upright = upright.transpose(operation)
@@ -94,7 +95,7 @@ def decode(data: bytes, key: str, shorter: int | None = None) -> Image.Image:
             # If memory is too small for any image of so many pixels, this raises again, because this file is not at
             # fault: if it was skipped, a run would depend on the free memory.
             bytearray(_BYTES_A_PIXEL * pixels)
-        raise ImageError(key, _reason(problem, data)) from problem
+        raise ImageError(key, why_undecodable(problem, data)) from problem
 
 
 def size_of(path: Path, key: str) -> tuple[int, int]:
@@ -106,15 +107,20 @@ def size_of(path: Path, key: str) -> tuple[int, int]:
     try:
         with open_image(path) as image:
             width, height = image.size
-            return (height, width) if 5 <= _orientation(image) <= 8 else (width, height)
+            return (height, width) if 5 <= read_orientation(image) <= 8 else (width, height)
     except Exception as problem:  # as in decode
         denied = problem.strerror if isinstance(problem, OSError) else None
-        raise ImageError(key, f"cannot be read: {denied}" if denied else _reason(problem, b"")) from problem
+        raise ImageError(key, f"cannot be read: {denied}" if denied else why_undecodable(problem, b"")) from problem
 
 
-def _reason(problem: Exception, data: bytes) -> str:
-    """Return why data cannot be decoded, in words for the user."""
-    message = " ".join(str(problem).split())
+def why_undecodable(problem: Exception, data: bytes) -> str:
+    """Return why ``data`` cannot be decoded, for the user: in one line.
+
+    Args:
+        problem: what a decoder raised.
+        data: at least the first 32 bytes of the file.
+    """
+    message = " ".join(str(problem).split())[:_LONGEST]
     match problem:
         case Image.DecompressionBombError() | Image.DecompressionBombWarning():
             return f"too large: more than {Image.MAX_IMAGE_PIXELS} pixels; scale it down first"
@@ -128,7 +134,8 @@ def _reason(problem: Exception, data: bytes) -> str:
     return f"{kind}: {message or type(problem).__name__}"
 
 
-def _orientation(image: Image.Image) -> int:
+def read_orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation of an opened image; 1 if there is none, or it cannot be read."""
     try:
         # Not ImageOps.exif_transpose: it also writes the whole block anew, which fails for odd tags.
         return cast("int", image.getexif().get(ExifTags.Base.Orientation, 1))

@@ -1,6 +1,7 @@
 """Reading of images with more than 8 bits a sample, which Pillow reads only if they are gray.
 
-torchvision reads PNG, and tifffile reads TIFF (which needs imagecodecs for LZW and JPEG compression).
+PNG is read twice, a byte of each sample at a time; tifffile reads TIFF (which needs imagecodecs for LZW and JPEG
+compression).
 """
 
 from io import BytesIO
@@ -9,10 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tifffile
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, PngImagePlugin, TiffImagePlugin
 
+from pretext.data.planes import read_deep_png
 from pretext.errors import UserError
 
 _MOST = 65535
@@ -92,12 +93,8 @@ def read_deep(image: Image.Image, file: Path | bytes) -> DeepPixels:
         samples = samples[..., None] if samples.ndim == 2 else samples
         kind = (*image.tag_v2.get(TiffImagePlugin.EXTRASAMPLES, ()), 0)[0]
     else:
-        from torchvision.io import ImageReadMode, decode_png
-
-        content = bytearray(file if isinstance(file, bytes) else file.read_bytes())
-        data = torch.frombuffer(content, dtype=torch.uint8)
-        samples = decode_png(data, ImageReadMode.UNCHANGED).permute(1, 2, 0).numpy()
-        assert samples.dtype == np.uint16, samples.dtype
+        content = file if isinstance(file, bytes) else file.read_bytes()
+        samples = np.asarray(read_deep_png(PngImagePlugin.PngImageFile(BytesIO(content)), content), np.uint16)
     colors = 1 if samples.shape[2] < 3 else 3
     pixels = samples[..., 0] if colors == 1 else samples[..., :3]
     if samples.shape[2] == colors:
