@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from pretext import roles
 from pretext.backbones.contract import Backbone
 from pretext.data.batches import EvalDataset
+from pretext.data.channels import channels_of
 from pretext.data.order import mix, permute_index
 from pretext.data.source import LabeledDataset, require_single_labels
 from pretext.engine.device import ComputeConfig, autocast
@@ -85,14 +86,17 @@ class OnlineProbe:
         labels = require_single_labels(
             source.labels, f"{where}images have several labels; the online probe needs one class per image"
         )
-        each = 3 * view_size**2
+        channels = channels_of(source)
+        each = (4 * len(channels) or 3) * view_size**2
         if count * each > MEMORY:
             raise UserError(
                 f"online.images is {settings.images}: at {view_size} x {view_size} pixels, at most {MEMORY // each} "
                 f"images fit in {MEMORY >> 20} MiB; lower online.images"
             )
         drawn = [permute_index(rank, len(source), mix(seed, _KEY)) for rank in range(count)]
-        dataset, views = EvalDataset(source, view_size), torch.empty(count, 3, view_size, view_size, dtype=torch.uint8)
+        dataset = EvalDataset(source, view_size)
+        dtype = torch.float32 if channels else torch.uint8
+        views = torch.empty(count, len(channels) or 3, view_size, view_size, dtype=dtype)
         read: list[int] = []
         self.skipped = []
         with progress("images of the online probe", count, "images") as advance:

@@ -1,7 +1,7 @@
 """The pretraining job: learn features from unlabeled images by a method or, for comparison, from labels."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,15 @@ from torch import Tensor, nn
 
 from pretext import roles
 from pretext.backbones import build_backbone
-from pretext.backbones.contract import CHANNELS
+from pretext.backbones.contract import channel_count
 from pretext.color import rgb_to_ab
 from pretext.data import open_labeled
+from pretext.data.channels import channels_of
 from pretext.engine import distributed
 from pretext.engine.device import ComputeConfig, choose_compute, versions
 from pretext.engine.loop import Validation, resume_or_start, train
 from pretext.engine.memory import explain_memory_shortage
+from pretext.engine.progress import say
 from pretext.engine.signals import WARNINGS, ExitStatus, catch_signals
 from pretext.engine.trainer import Trainer
 from pretext.errors import UserError
@@ -37,6 +39,7 @@ from pretext.recipe import (
     open_images,
     resolve_source,
 )
+from pretext.scale import ChannelRange, ChannelScale, find_ranges, set_ranges
 from pretext.settings import to_plain
 
 _ENOUGH = 100  # crops: if all of them are gray, all images count as gray
@@ -72,9 +75,10 @@ def pretrain(run: Path, settings: PretrainSettings) -> ExitStatus:
         # The first process opens the images before the others: it writes the indices that they read.
         images = distributed.on_rank_zero(lambda: open_images(settings)) or open_images(settings)
         if settings.online.source:  # report a mistake in it before the slow work begins
-            distributed.on_rank_zero(lambda: open_labeled(settings.online.source))
+            distributed.on_rank_zero(lambda: check_online(settings))
         distributed.on_rank_zero(lambda: check_network(settings, images.classes))
         prior: Tensor | None = None
+        ranges: list[ChannelRange] = []  # those of a new run
 
         def build(state: dict[str, Any] | None, place: ComputeConfig) -> Trainer:
             nonlocal prior
@@ -84,7 +88,7 @@ def pretrain(run: Path, settings: PretrainSettings) -> ExitStatus:
             else:
                 if settings.method.kind.colored:
                     prior = distributed.broadcast_from_rank_zero(lambda: find_prior(images, settings))
-                network = prepare_network(images, settings, prior, place)
+                network = prepare_network(images, settings, prior, place, ranges.append)
             return Trainer(network, settings.training, settings.machine, place, settings.seed)
 
         def check(checkpoint: Path, state: dict[str, Any]) -> None:
@@ -111,10 +115,19 @@ def pretrain(run: Path, settings: PretrainSettings) -> ExitStatus:
                     "precision": trainer.place.precision,
                     "workers": trainer.place.workers,
                     "held_out": sum(map(len, images.held)),
+                    **({"channels": list(map(asdict, ranges))} if ranges else {}),
                 },
                 stored=checkpoint_extra(images, settings, prior, trainer.place.precision),
                 skipped=skipped,
             )
+
+
+def check_online(settings: PretrainSettings) -> None:
+    """Raise a ``UserError`` if the images of the online probe cannot be opened, or have other channels."""
+    channels = channels_of(open_labeled(settings.online.source))
+    if channels != settings.channels:
+        theirs, ours = (", ".join(names) or "8-bit sRGB" for names in (channels, settings.channels))
+        raise UserError(f"online.source has the channels {theirs}, and data.source {ours}; give both the same ones")
 
 
 def check_images(run: Path, state: dict[str, Any], images: RecipeImages) -> None:
@@ -174,7 +187,7 @@ def check_network(settings: PretrainSettings, classes: Sequence[str]) -> None:
     def check_sizes() -> None:
         backbone = build_backbone(settings.backbone.name, **settings.backbone.built_with)
         for size in (settings.crop.size, backbone.fit_size(settings.view_size)):
-            backbone(torch.zeros(2, CHANNELS[backbone.inputs], size, size))
+            backbone(torch.zeros(2, channel_count(backbone.inputs), size, size))
 
     for check in (check_sizes, lambda: build_network(settings, prior, classes)):
         try:
@@ -207,21 +220,53 @@ def find_prior(images: RecipeImages, settings: PretrainSettings) -> Tensor:
 
 
 def prepare_network(
-    images: RecipeImages, settings: PretrainSettings, prior: Tensor | None, place: ComputeConfig
+    images: RecipeImages,
+    settings: PretrainSettings,
+    prior: Tensor | None,
+    place: ComputeConfig,
+    report_range: Callable[[ChannelRange], object] = lambda extent: None,
 ) -> Method:
     """Return the network of a recipe with its initial weights, on the device of ``place``.
 
-    Only the first process computes weights from images; the others get them from it when training begins.
+    ``report_range`` gets the range of each named channel, and what of the first images lies outside.
+
+    Only the first process computes weights from images; the others get them from it when training begins. Scales and
+    codebooks, which are no weights, they get here.
     """
-    network = on_place(build_network(settings, prior, images.classes, published=True), settings, place)
+    network = build_network(settings, prior, images.classes, published=True)
+    used = {name for module in network.modules() if isinstance(module, ChannelScale) for name in module.names}
+
+    def prepare() -> tuple[list[ChannelRange], dict[str, Tensor]]:
+        crops = list(first_crops(images, settings, settings.scale.images))
+        ranges = find_ranges(crops, settings.channels, settings.scale, used)
+        for module in network.modules():
+            if isinstance(module, ChannelScale):
+                set_ranges(module, ranges)
+        network.prepare(crops)
+        for extent in ranges:
+            say(
+                f"channel {extent.name}: {extent.low:g} to {extent.high:g}; of {len(crops):,} crops "
+                f"{extent.clipped:.2%} of the values lie outside and are clipped, {extent.masked:.2%} are unknown"
+            )
+        return ranges, dict(network.named_buffers())
+
+    if used:
+        ranges, buffers = distributed.broadcast_from_rank_zero(prepare)
+        for name, buffer in network.named_buffers():
+            buffer.copy_(buffers[name])
+        for extent in ranges:
+            report_range(extent)
     backbone = settings.backbone
+    if backbone.init == "random":
+        return on_place(network, settings, place)
 
-    def from_images() -> None:
-        crops = torch.stack(list(first_crops(images, settings, backbone.init_images)))
-        initialize(network.backbone, [network.backbone.to_input(crops)], backbone.init, settings.seed)
+    def read() -> Tensor:
+        return network.backbone.to_input(torch.stack(list(first_crops(images, settings, backbone.init_images))))
 
-    if backbone.init != "random":
-        distributed.on_rank_zero(from_images)
+    inputs = distributed.on_rank_zero(read)  # before the network moves to its device
+    on_place(network, settings, place)
+    if inputs is not None:
+        initialize(network.backbone, [inputs], backbone.init, settings.seed)
     return network
 
 

@@ -12,16 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pretext.codebook import Codebook
 from pretext.errors import UserError
 from pretext.gamut import Gamut
 
 
-def estimate_prior(batches_ab: Iterable[Tensor], gamut: Gamut) -> Tensor:
+def estimate_prior(batches_ab: Iterable[Tensor], gamut: Gamut | Codebook) -> Tensor:
     """Estimate the smoothed frequency of every bin.
 
     Args:
-        batches_ab: (B, 2, h, w) tensors, unscaled; at least one pixel in all.
-        gamut: gives the soft targets, and so the smoothing (K and sigma).
+        batches_ab: (B, 2, h, w) tensors, unscaled, or values for a codebook; at least one pixel in all.
+        gamut: the gamut or codebook; it gives the soft targets, and so the smoothing (K and sigma).
 
     Returns:
         (Q,), float64, adds up to 1. Bins that no pixel comes near are 0.

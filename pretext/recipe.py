@@ -16,6 +16,7 @@ from pretext.backbones import build_backbone
 from pretext.backbones.contract import BackboneSettings
 from pretext.data import open_dataset, open_labeled
 from pretext.data.batches import Batch, CropSettings, EvalDataset, Sample, Subset, TrainDataset, collate
+from pretext.data.channels import declared_channels
 from pretext.data.source import DataSettings, ImageDataset, LabeledDataset, check_labels, compose_classes, fingerprint
 from pretext.engine import distributed
 from pretext.engine.device import ComputeConfig
@@ -29,6 +30,7 @@ from pretext.methods.contract import Ingredients, Method
 from pretext.methods.hints import HintSettings
 from pretext.methods.objectives import ObjectiveSettings
 from pretext.online import OnlineSettings
+from pretext.scale import SRGB, ChannelScale, ScaleSettings
 from pretext.settings import settings_from
 
 N = TypeVar("N", bound=nn.Module)
@@ -45,6 +47,7 @@ class PretrainSettings:
         method: what it is trained for.
         augment: how views differ, for methods that compare views.
         objective: how colors are learned, for methods that learn them.
+        scale: the values that named channels are scaled to.
         hints: colors that the network gets as additional input during training.
         training: optimizer, schedule and batch size.
         machine: settings that may change when a run is resumed.
@@ -58,6 +61,7 @@ class PretrainSettings:
     method: MethodSettings = field(default_factory=MethodSettings)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
+    scale: ScaleSettings = field(default_factory=ScaleSettings)
     hints: HintSettings = field(default_factory=HintSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     machine: MachineSettings = field(default_factory=MachineSettings)
@@ -72,6 +76,11 @@ class PretrainSettings:
                 f"objective.stride is {self.objective.stride}: it must not exceed crop.size, {self.crop.size}"
             )
         method = self.method.kind
+        if method.colored and self.channels not in ((), SRGB):
+            raise UserError(
+                f"method {self.method.name} learns colors, but data.source has channels {', '.join(self.channels)}; "
+                "set method.name cross_channel"
+            )
         colors = self.method.name == "colorization"
         if not colors and (self.hints.sampled or self.objective.classes_weight):
             name = "hints.sampled" if self.hints.sampled else "objective.classes_weight"
@@ -93,6 +102,15 @@ class PretrainSettings:
             raise UserError(
                 "hints.sampled and objective.classes_weight: no backbone takes hints and predicts classes; set one"
             )
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """The channels of the images; () for 8-bit sRGB."""
+        sources = [self.data.source] if isinstance(self.data.source, str) else list(self.data.source)
+        channels = [declared_channels(source) for source in sources]
+        if len(set(channels)) > 1:
+            raise UserError(f"data.source: {sources[0]} and others have different channels; give all of them the same")
+        return channels[0]
 
     @property
     def colorizes(self) -> bool:
@@ -134,10 +152,22 @@ def build_network(
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         backbone = build_backbone(settings.backbone.name, **settings.backbone.built_with, **file)
+        backbone.read_from(settings.channels, "data.source")
         parts = Ingredients(
-            backbone, settings.seed, settings.objective, settings.hints, settings.augment, prior, classes
+            backbone,
+            settings.seed,
+            settings.objective,
+            settings.hints,
+            settings.augment,
+            prior,
+            classes,
+            settings.channels,
         )
-        return build_method(settings.method, parts)
+        network = build_method(settings.method, parts)
+    for module in network.modules():
+        if isinstance(module, ChannelScale):
+            module.log.fill_(settings.scale.log)
+    return network
 
 
 def build_colorizer(settings: PretrainSettings, prior: Tensor) -> Colorizer:

@@ -17,6 +17,7 @@ from pretext.disk_usage import (
 )
 from pretext.engine.device import ComputeConfig, pick_device, pick_precision, versions
 from pretext.errors import ImageError, UserError
+from pretext.false_color import to_photograph
 from pretext.files import png_bytes
 from pretext.store import key_of
 from transfer.evaluation import Evaluation, EvaluationSettings
@@ -195,7 +196,7 @@ def _sheet(source: ImageDataset) -> int:
     step = max(1, len(source) // _SHEET_IMAGES)
     for index in range(0, len(source), step)[:_SHEET_IMAGES]:
         try:
-            images.append(visualize.draw_words(source.read(index), []))
+            images.append(visualize.draw_words(to_photograph(source.read(index)), []))
         except ImageError:
             continue
     rows = [(image, image) for image in images]

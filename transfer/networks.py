@@ -17,9 +17,12 @@ from pretext import roles
 from pretext.backbones import BACKBONES, Backbone, Stage, build_backbone
 from pretext.backbones.contract import FromRgb
 from pretext.backbones.from_timm import TimmColor, is_timm_model, timm_models
+from pretext.data.channels import channels_of
+from pretext.data.source import ImageDataset
 from pretext.errors import UserError
 from pretext.pretrained import load_pretrained
 from pretext.recipe import PretrainSettings
+from pretext.scale import ChannelScale, ScaleSettings
 from pretext.settings import settings_file
 from pretext.weights.state_dict import weights_title
 
@@ -53,13 +56,15 @@ class Network:
     weights: str
     """SHA-256, in hex, of its architecture and of all its parameters and buffers when it was opened."""
     module: nn.Module
-    """(B, 3, H, W) uint8 -> stage name -> (B, C, h, w); in eval mode, without gradients."""
+    """Images, as ``Backbone.to_unit`` takes them -> stage name -> (B, C, h, w); in eval mode, without gradients."""
     calibrated: bool
     """Whether batch-norm statistics must be taken from training images first: ``features.calibrate_batch_norm``."""
     run: Path | None
     """The folder of the run that it belongs to; results are stored there."""
     own_view: bool = False
     """Whether it sees any part of an image at ``view_size``, because it was made for one size."""
+    scale_settings: ScaleSettings | None = None
+    """How the scale of its channels is found in training images; None if it has none, or that of a run."""
     calibration: str = ""
     """A description of the images that its batch-norm statistics come from; empty before they are computed."""
 
@@ -70,6 +75,30 @@ class Network:
     def size_at(self, ratio: float) -> int:
         """Return the side to which the middle square, ``ratio`` of an image's shorter side, is resized."""
         return self.fit_size(self.view_size if self.own_view else round(self.view_size * ratio))
+
+    def read_from(self, source: ImageDataset) -> None:
+        """Prepare it for images of a source.
+
+        Raises:
+            UserError: it cannot read their channels.
+        """
+        _get_backbone(self.module).read_from(channels_of(source), self.name)
+
+    @property
+    def scale(self) -> ChannelScale | None:
+        """The scale of the named channels that it reads."""
+        return _get_backbone(self.module).scale
+
+    @property
+    def channels(self) -> int:
+        """How many channels the images have that it reads, see ``read_from``."""
+        backbone = _get_backbone(self.module)
+        return backbone.source_channels if self.scale is not None else 3
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether it needs images: for batch-norm statistics, or for the scale of its channels."""
+        return self.calibrated and bool(self.norms or self.scale_settings)
 
     @property
     def norms(self) -> list[nn.modules.batchnorm._BatchNorm]:
@@ -121,18 +150,31 @@ def open_network(spec: str, seed: int = 0, arguments: Mapping[str, Any] | None =
             return _open_random(spec, name, overrides, seed, size, None)
         _require_path(spec, name)
         recipe = Path(name).suffix in (".yaml", ".yml")
-        settings = settings_file(PretrainSettings, Path(name)) if recipe else load_pretrained(Path(name)).settings
+        trained = None if recipe else load_pretrained(Path(name))
+        settings = trained.settings if trained else settings_file(PretrainSettings, Path(name))
         name_of_backbone, merged = settings.backbone.name, {**settings.backbone.built_with, **overrides}
         run = None if recipe else _find_run(name)
-        return _open_random("random", name_of_backbone, merged, settings.seed, settings.view_size, run)
+        network = _open_random("random", name_of_backbone, merged, settings.seed, settings.view_size, run)
+        if network.scale is not None:
+            network.scale_settings = settings.scale
+            network.scale.log.fill_(settings.scale.log)
+            network.group = _hash_group(network.group, roles.changed(settings.scale))
+            network.weights = _digest(network.module, name_of_backbone, merged)
+        learned = trained.colorizer.backbone.scale if trained else None
+        if network.scale is not None and learned is not None:  # it is no weight: values mean the same for both
+            network.scale.load_state_dict(learned.state_dict())
+            network.scale_settings = None
+            network.group = _hash_group(network.group, [end.tolist() for end in learned.state_dict().values()])
+            network.weights = _digest(network.module, name_of_backbone, merged)
+        return network
     _require_path(spec, spec)
     path, pretrained, run = Path(spec), load_pretrained(Path(spec)), _find_run(spec)
     settings, backbone = pretrained.settings, pretrained.colorizer.backbone
     name, merged = settings.backbone.name, {**settings.backbone.built_with, **overrides}
     if overrides:  # the same weights in a backbone with other arguments
-        trained, backbone = backbone, build_backbone(name, **merged)
+        weights_before, backbone = backbone.state_dict(), build_backbone(name, **merged)
         try:
-            backbone.load_state_dict(trained.state_dict())
+            backbone.load_state_dict(weights_before)
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pretext.data import LabeledDataset, open_labeled
+from pretext.data.channels import channels_of
 from pretext.data.duplicates import find_shared
 from pretext.data.list_file import ListedFiles
 from pretext.data.source import (
@@ -146,6 +147,10 @@ def check_targets(
     for name, source in both:
         if not len(source):
             raise UserError(f"{name}: it has no image; name other images")
+    channels, test_channels = channels_of(train), channels_of(test)
+    if channels != test_channels:
+        ours, theirs = (", ".join(names) or "8-bit sRGB" for names in (channels, test_channels))
+        raise UserError(f"{train_name} has the channels {ours}, and {test_name} {theirs}; give both the same ones")
     classes, test_classes = _class_names(both)
     extra = [sorted(set(classes) - set(test_classes)), sorted(set(test_classes) - set(classes))]
     if any(extra):

@@ -13,6 +13,7 @@ from pretext.backbones.contract import Backbone, Inputs, Stage
 from pretext.backbones.from_timm import (
     TimmAb,
     TimmBackbone,
+    TimmChannels,
     TimmColor,
     is_timm_model,
     timm_models,
@@ -93,4 +94,6 @@ def build_backbone(name: str, /, inputs: Inputs = "lightness", **arguments: Any)
     model = name.removeprefix("timm/")
     if model == name and not is_timm_model(name):
         raise unknown_backbone(name, [*BACKBONES, *timm_models()])
+    if isinstance(inputs, tuple):
+        return TimmChannels(model, inputs, **arguments)
     return {"lightness": TimmBackbone, "rgb": TimmColor, "ab": TimmAb}[inputs](model, **arguments)

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 
-from pretext.backbones.contract import CHANNELS, Backbone, Inputs, Stage, center
+from pretext.backbones.contract import Backbone, Inputs, Stage, center, channel_count
 from pretext.errors import UserError
 
 
@@ -84,7 +84,7 @@ class AlexNet(Backbone):
         inputs: Inputs = "lightness",
     ) -> None:
         super().__init__()
-        self.inputs = inputs
+        self.reads(inputs)
         if geometry not in tuple(GEOMETRIES):
             raise UserError(f"AlexNet has no geometry {geometry!r}: use one of {', '.join(GEOMETRIES)}")
         if not 0 <= dropout < 1:
@@ -117,7 +117,7 @@ class AlexNet(Backbone):
             return nn.MaxPool2d(3, stride, shape.pool_padding)
 
         # The forward pass runs the layers in the order of these lines.
-        self.conv1 = convolution(CHANNELS[inputs], 96, 11, stride=4, padding=shape.conv1_padding)
+        self.conv1 = convolution(channel_count(inputs), 96, 11, stride=4, padding=shape.conv1_padding)
         self.pool1 = pool(2)
         self.conv2 = convolution(96, 256, 5, padding=2, groups=2)
         self.pool2 = pool(2)

@@ -263,6 +263,28 @@ class TimmAb(TimmBackbone):
         return center(x, "ab")
 
 
+class TimmChannels(TimmBackbone):
+    """A timm model for named channels.
+
+    Args:
+        name: as for ``TimmBackbone``.
+        inputs: the channels.
+        arguments: as for ``TimmBackbone``; of weights for RGB the first layer is repeated, as by timm.
+    """
+
+    def __init__(self, name: str, /, inputs: tuple[str, ...], **arguments: Any) -> None:
+        self.channels, self.inputs = len(inputs), inputs
+        super().__init__(name, **arguments)
+        self.reads(inputs)
+
+    def _register_normalization(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Register nothing: a photograph's mean is not that of other channels."""
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """See ``TimmBackbone.normalize``."""
+        return center(x, self.inputs)
+
+
 def is_timm_model(name: str) -> bool:
     """Return whether timm has a model of that name; it may have a tag: resnet50.a1_in1k."""
     import timm

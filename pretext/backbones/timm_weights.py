@@ -62,7 +62,8 @@ def load_weights(
     """Load weights into the features-only net of a timm model.
 
     Weights that the full model has and this net lacks (classifier, final norm, late stages) are left out, and so is any
-    other head in the classifier's place. A first layer for RGB is summed over R, G and B for a net with one channel.
+    other head in the classifier's place. A first layer for RGB is summed over R, G and B for a net with one channel;
+    for named channels it is repeated, as by timm.
     Weights in another layout, or for another image size, are converted by timm's own function for the model.
 
     Args:
@@ -159,6 +160,8 @@ def _find_converter(name: str, full: nn.Module) -> Callable[[Weights], Weights]:
 
 def _fit(weights: Weights, shapes: Mapping[str, torch.Size], full: nn.Module, origin: str, network: str) -> Weights:
     """Return the weights for a net of these shapes, by the full model's names; check names and shapes."""
+    import timm
+
     published = full.state_dict()
     config: Any = full.pretrained_cfg
     classifier = config.get("classifier") or ()
@@ -172,6 +175,8 @@ def _fit(weights: Weights, shapes: Mapping[str, torch.Size], full: nn.Module, or
         value, rgb = weights[key], published[key].shape
         if value.shape == rgb != shape and value.ndim == 4 and rgb[1] == 3 * shape[1]:
             value = value.reshape(len(value), -1, 3, *rgb[2:]).sum(2)
+        elif value.shape == rgb != shape and value.ndim == 4 and rgb[1] == 3:
+            value = timm.models.adapt_input_conv(shape[1], value)  # R, G, B, R, ...: the sum of weights stays
         if value.shape != shape:
             raise UserError(
                 f"{origin}: {key} is {tuple(value.shape)}, but {tuple(shape)} in {network}: is it another model's file?"

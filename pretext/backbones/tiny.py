@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from pretext.backbones.contract import CHANNELS, Backbone, Inputs, Stage, center
+from pretext.backbones.contract import Backbone, Inputs, Stage, center, channel_count
 from pretext.errors import UserError
 
 _WIDTHS = (32, 64, 128, 256, 256)
@@ -28,7 +28,7 @@ class Tiny(Backbone):
 
     def __init__(self, widths: Sequence[int] = _WIDTHS, inputs: Inputs = "lightness") -> None:
         super().__init__()
-        self.inputs = inputs
+        self.reads(inputs)
         if (
             not isinstance(widths, Sequence)
             or len(widths) != len(_STRIDES)
@@ -38,7 +38,7 @@ class Tiny(Backbone):
         stages, stride = [], 1
         self.blocks = nn.ModuleDict()
         for number, ((before, width), step) in enumerate(
-            zip(pairwise((CHANNELS[inputs], *widths)), _STRIDES, strict=True), 1
+            zip(pairwise((channel_count(inputs), *widths)), _STRIDES, strict=True), 1
         ):
             stride *= step
             stages.append(Stage(f"conv{number}", width, stride))

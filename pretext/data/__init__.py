@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 
 from pretext.data.bundled import Bundled
+from pretext.data.channels import open_channels
 from pretext.data.decode import DECODER, decode
 from pretext.data.folder import ClassFolder, Folder
 from pretext.data.hugging_face import open_hugging_face
@@ -37,7 +38,7 @@ _OPENERS: dict[str, Callable[[str], LabeledDataset]] = {
     "voc": open_part,
     "list": open_list,
 }
-_BUILTIN = ("bundled", *_OPENERS)
+_BUILTIN = ("bundled", "channels", *_OPENERS)
 
 DATASETS: Registry[Callable[[str, bool], ImageDataset]] = Registry("source", {}, is_reserved=_BUILTIN.__contains__)
 """Sources that plugins add: for ``NAME:REST``, NAME -> a function of REST and of whether labels are needed."""
@@ -51,6 +52,7 @@ def open_dataset(name: str) -> ImageDataset:
     - ``hf:DATA:SPLIT``: see ``pretext.data.hugging_face``.
     - ``voc:YEAR:PART:FOLDER``: see ``pretext.data.voc``.
     - ``list:FILE:FOLDER``: see ``pretext.data.list_file``.
+    - ``channels:NAMES:SOURCE``: other images than 8-bit sRGB, see ``pretext.data.channels``.
     - ``NAME:REST`` of a plugin: see ``DATASETS``.
     - tar shards: a name that ends in ``.tar``, with braces or globs, or a folder that holds them and no images.
     - any other name: a folder of images. If its path begins like one of the above, write ``./bundled``, ``./hf:...``.
@@ -80,6 +82,8 @@ def _open(name: str, labeled: bool) -> ImageDataset:
         if rest not in ("train", "test") and colon:
             raise UserError(f"{name}: no such part; use bundled:train or bundled:test")
         return Bundled("test" if rest == "test" else "train")
+    if colon and kind == "channels":
+        return open_channels(name, labeled, lambda inner: _open(inner, labeled))
     if colon and kind in _OPENERS:
         opened = _OPENERS[kind](name)
         if labeled:  # both raise if there are none

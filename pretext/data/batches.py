@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pretext import roles
+from pretext.data.channels import AnyImage, ChannelImage
 from pretext.data.order import locate, permute_index, quotas, uniforms
 from pretext.data.source import ImageDataset, digest_of_keys
 from pretext.errors import ImageError, UserError
@@ -61,7 +62,8 @@ class Sample(NamedTuple):
     """One crop, its label, and the images that could not be read."""
 
     rgb: Tensor | None
-    """uint8 (3, H, W), or (views, 3, H, W); None if none of 100 images in a row can be read."""
+    """uint8 (3, H, W), or (views, 3, H, W); None if none of 100 images in a row can be read. Of a source of named
+    channels float32, with those channels instead of 3."""
     skipped: list[tuple[str, str]]
     """Key and reason of the images that cannot be read. Each is replaced by the next image of the source."""
     label: Any = -1
@@ -73,7 +75,8 @@ class Batch(NamedTuple):
     """The input of one training step."""
 
     rgb: Tensor
-    """uint8 (B, 3, H, W); where sizes differ, smaller images have mid gray at the right and below."""
+    """uint8 (B, 3, H, W); where sizes differ, smaller images have mid gray at the right and below. Or float32, see
+    ``Sample``."""
     labels: Any
     """int64 (B,), or labels of another kind: stacked tensors, or dicts in a list; see ``Sample``."""
     skipped: list[tuple[str, str]]
@@ -197,7 +200,7 @@ class TrainDataset(AugmentedDataset):
         super().__init__(parts, seed, weights)
         self.crop, self.labeled, self.views = crop, labeled, views
         self.draws = 5 * views
-        self._cache: dict[tuple[int, int], np.ndarray] = {}
+        self._cache: dict[tuple[int, int], np.ndarray | ChannelImage] = {}
         self._room = cache_bytes
         # The smallest part that may be shown must still have a crop's worth of pixels.
         self._shorter = math.ceil(crop.size / math.sqrt(crop.area[0]))
@@ -206,27 +209,27 @@ class TrainDataset(AugmentedDataset):
         """See ``AugmentedDataset.make``."""
         cached = self._cache.get((part, index))
         if cached is not None:
-            image = Image.fromarray(cached)
+            image = Image.fromarray(cached) if isinstance(cached, np.ndarray) else cached
         else:
             image = self.parts[part].read(index, self._shorter)
-            size = 3 * image.width * image.height
+            size = image.nbytes if isinstance(image, ChannelImage) else 3 * image.width * image.height
             if size <= self._room:
                 self._room -= size
-                self._cache[part, index] = np.asarray(image)
+                self._cache[part, index] = image if isinstance(image, ChannelImage) else np.asarray(image)
         drawn = np.split(uniform, self.views)
         crops = [torch.from_numpy(random_crop(image, self.crop, each)).permute(2, 0, 1) for each in drawn]
         rgb = crops[0] if self.views == 1 else torch.stack(crops)
         return rgb, label_of(self.parts[part], index) if self.labeled else -1
 
 
-def random_crop(image: Image.Image, crop: CropSettings, uniform: np.ndarray) -> np.ndarray:
+def random_crop(image: AnyImage, crop: CropSettings, uniform: np.ndarray) -> np.ndarray:
     """Return a crop drawn by five uniform numbers: area, ratio, left, top, mirror.
 
     Area and ratio are drawn as torchvision's RandomResizedCrop does (ratio log-uniform); a part that
     would not fit is narrowed to the image, where torchvision draws again.
 
     Returns:
-        uint8 (size, size, 3).
+        uint8 (size, size, 3), or float32 of named channels.
     """
     width, height = image.size
     area = (crop.area[0] + (crop.area[1] - crop.area[0]) * uniform[0]) * width * height
@@ -242,8 +245,8 @@ def random_crop(image: Image.Image, crop: CropSettings, uniform: np.ndarray) -> 
     return np.array(resized)
 
 
-def center_crop(image: Image.Image, size: int, ratio: float = 1.0) -> np.ndarray:
-    """Return the middle square with ``ratio`` of the shorter side, resized (bicubic): uint8 (size, size, 3)."""
+def center_crop(image: AnyImage, size: int, ratio: float = 1.0) -> np.ndarray:
+    """Return the middle square with ``ratio`` of the shorter side, resized (bicubic): as ``random_crop``."""
     side = max(1, round(min(image.size) * ratio))
     left, top = (image.width - side) // 2, (image.height - side) // 2
     box = (left, top, left + side, top + side)
@@ -369,7 +372,8 @@ def collate(samples: Sequence[Sample]) -> Batch:
     if len({image.shape for image in images}) > 1:
         height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
         # Gray: black would be an edge, and far from the mean that networks expect.
-        rgb = images[0].new_full((len(images), 3, height, width), _GRAY)
+        gray = 0.5 if images[0].is_floating_point() else _GRAY
+        rgb = images[0].new_full((len(images), len(images[0]), height, width), gray)
         for padded, image in zip(rgb, images, strict=True):
             padded[:, : image.shape[1], : image.shape[2]] = image
     else:

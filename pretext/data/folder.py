@@ -89,6 +89,10 @@ class Folder(Files):
     once; later it is opened from its index, see ``pretext.data.scan``. The list of a million images needs some 50 MB,
     which all processes of the machine share.
 
+    Args:
+        root: the folder.
+        more: endings in lower case whose files count as images, too.
+
     Raises:
         UserError: ``root`` is missing, is not a folder, cannot be listed (it or a folder below), or
             holds no image.
@@ -96,7 +100,7 @@ class Folder(Files):
 
     _by_class = False
 
-    def __init__(self, root: str | os.PathLike[str]) -> None:
+    def __init__(self, root: str | os.PathLike[str], more: tuple[str, ...] = ()) -> None:
         self.root = os.fspath(root)
         if not self.root:
             raise UserError("the name of the folder is empty; give a folder of images, or `bundled`")
@@ -112,7 +116,7 @@ class Folder(Files):
         if problem:
             raise UserError(f"{root}: {problem}; give a folder of images, or `bundled` for the built-in ones")
         base = os.fsencode(folder)
-        self._listing: Listing = open_listing(base, self.root, self._by_class)
+        self._listing: Listing = open_listing(base, self.root, self._by_class, more)
         self._listing.left_out.print_once(readable(os.fsencode(self.root)))
         super().__init__(base, self._listing.paths)
 
@@ -134,8 +138,8 @@ class ClassFolder(Folder):
 
     _by_class = True
 
-    def __init__(self, root: str | os.PathLike[str]) -> None:
-        super().__init__(root)
+    def __init__(self, root: str | os.PathLike[str], more: tuple[str, ...] = ()) -> None:
+        super().__init__(root, more)
         self._names = compose_classes(self.root, map(readable, self._listing.classes))
 
     @property

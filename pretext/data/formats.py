@@ -37,6 +37,8 @@ KNOWN = tuple(ending for endings in FORMATS.values() for ending in endings)
 """All endings, whether or not the extra is installed."""
 ENDINGS = KNOWN if find_spec("pillow_heif") else tuple(ending for ending in KNOWN if ending not in HEIF)
 """Endings of the names of images, in any case."""
+ARRAYS = (".npy", ".npz", ".dcm")
+"""Endings of other files that can hold images of named channels, see ``pretext.data.channels``."""
 USUAL = ".jpg .png .webp .tif .bmp .gif .ppm .jp2 .avif .heic"
 """The endings that messages name; the others are in docs/data.md."""
 

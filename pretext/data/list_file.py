@@ -19,14 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pretext.data.folder import Files
-from pretext.data.formats import KNOWN, ending_of
+from pretext.data.formats import ARRAYS, KNOWN, ending_of
 from pretext.data.scan import Paths, readable
 from pretext.data.source import compose
 from pretext.errors import UserError
 
 PREFIX = "list:"
 _GRAMMAR = "write list:FILE:FOLDER, such as list:train_places205.csv:/data/images256"
-_ENDINGS = frozenset(ending.encode() for ending in KNOWN)
+_ENDINGS = frozenset(ending.encode() for ending in (*KNOWN, *ARRAYS))
 _CHUNK = 2**20
 _LONGEST = 2**14  # bytes of a line: paths end at 4096
 _DIGITS = 6  # of a label: a longer number is not a label

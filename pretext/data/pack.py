@@ -1,6 +1,6 @@
 """The job that packs images as small JPEGs into tar shards in the WebDataset layout.
 
-shard-000000.tar         KEY.jpg, and KEY.cls beside it if the source has classes
+shard-000000.tar         KEY.jpg, and KEY.cls beside it if the source has classes; KEY.tif of named channels
 shard-000000.index       the positions of its images: opening the shards takes no scan
 classes.txt              the names of the classes, by label
 manifest.json            source, settings, and every shard: first and stop in the order of packing, checksum
@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,8 +33,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from pretext import roles
 from pretext.data import open_dataset, open_labeled
+from pretext.data.channels import ChannelDataset
 from pretext.data.decode import decode
-from pretext.data.formats import KNOWN, ending_of
+from pretext.data.formats import ARRAYS, KNOWN, ending_of
 from pretext.data.local_copy import SUMS
 from pretext.data.order import permute_index
 from pretext.data.pack_manifest import (
@@ -45,8 +46,9 @@ from pretext.data.pack_manifest import (
     sha256_of,
     write_manifest,
 )
+from pretext.data.packed_tiff import write_packed
 from pretext.data.shards import CLASSES
-from pretext.data.source import ImageDataset, LabeledDataset, require_single_labels
+from pretext.data.source import FileSource, ImageDataset, LabeledDataset, require_single_labels
 from pretext.data.tar_index import TarIndexBuilder, index_path, key_hash, write_index_beside
 from pretext.engine.memory import explain_memory_shortage
 from pretext.engine.progress import progress
@@ -67,7 +69,7 @@ class PackSettings:
 
     Args:
         shorter: length of the shorter side, in pixels, to which larger images are reduced; smaller images keep
-            their size.
+            their size. Images of named channels keep size and values.
         quality: quality of the JPEGs that are encoded again, 1 to 100.
         shard_mb: a shard ends with the image that brings it to this size, in MB (1e6 bytes).
         labels: whether the class of each image is packed with it, if the source has classes.
@@ -202,7 +204,10 @@ class _EncodedImages(Dataset[_EncodeResult]):
         settings = self.settings
         index = permute_index(rank, len(self.source), key=settings.seed) if settings.shuffle else rank
         try:
-            encoded = small_jpeg(self.source, index, settings.shorter, settings.quality)
+            if isinstance(self.source, ChannelDataset):
+                encoded = EncodedImage(write_packed(self.source.stored(index)), copied=False, ending="tif")
+            else:
+                encoded = small_jpeg(self.source, index, settings.shorter, settings.quality)
             return _EncodeResult(index, self.source.key(index), encoded)
         except ImageError as error:
             return _EncodeResult(index, error.key, None, error.reason)
@@ -306,7 +311,7 @@ def _next_shard(
 
         for result, encoded in itertools.chain([first], skip_unreadable()):
             name, label = names.safe(result.key, result.image), None if labels is None else int(labels[result.image])
-            at = put(f"{name}.jpg", encoded.data)
+            at = put(f"{name}.{encoded.ending}", encoded.data)
             builder.add(name, at, len(encoded.data), label, zlib.crc32(encoded.data))
             copied += encoded.copied
             if label is not None:
@@ -398,7 +403,7 @@ class Names:
 def _safe(key: str) -> str:
     """Return a key without the ending of an image, and without dots in its last part."""
     *folders, base = key.split("/")
-    ending = ending_of(base) if ending_of(base) in KNOWN else ""
+    ending = ending_of(base) if ending_of(base) in (*KNOWN, *ARRAYS) else ""
     # Names contain no ~, so they stay unique when ~ and a number are added to some.
     base = base[: len(base) - len(ending)].replace(".", "_").replace("~", "_")
     return "/".join([*(folder for folder in folders if folder not in ("", ".", "..")), base or "_"])
@@ -408,18 +413,10 @@ class EncodedImage(NamedTuple):
     """A packed image."""
 
     data: bytes
-    """A JPEG: upright, sRGB."""
+    """A JPEG: upright, sRGB. Or a TIFF of named channels."""
     copied: bool
     """Whether these are the bytes of the original."""
-
-
-@runtime_checkable
-class FileSource(ImageDataset, Protocol):
-    """A source whose images are files that can be read unchanged."""
-
-    def data(self, index: int) -> bytes:
-        """Return the bytes of image ``index``; raises as ``read``."""
-        ...
+    ending: str = "jpg"
 
 
 def small_jpeg(source: ImageDataset, index: int, shorter: int, quality: int) -> EncodedImage:

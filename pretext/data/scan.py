@@ -86,7 +86,7 @@ class Listing:
     """The other files and folders."""
 
 
-def scan(base: bytes, shown: str, by_class: bool) -> Listing:
+def scan(base: bytes, shown: str, by_class: bool, more: tuple[str, ...] = ()) -> Listing:
     """List the images below ``base``, ordered by relative path.
 
     Hidden files and folders (a name that begins with a dot) and those that a system made (see ``left_out``) are
@@ -97,11 +97,12 @@ def scan(base: bytes, shown: str, by_class: bool) -> Listing:
         base: an absolute path; it may contain names that are skipped below it.
         shown: the path for messages.
         by_class: leave out images directly in ``base``, and count those of each sub-folder.
+        more: endings in lower case whose files count as images, too.
 
     Raises:
         UserError: a folder cannot be listed; there is no image, or one of the classes has none.
     """
-    state = _Scan(base, shown)
+    state = _Scan(base, shown, more)
     if not by_class:
         state.add_below(b"", frozenset())
         if not state.count:
@@ -147,8 +148,8 @@ def readable(path: bytes) -> str:
 class _Scan:
     """The state of a scan: the images that are listed so far."""
 
-    def __init__(self, base: bytes, shown: str) -> None:
-        self.base, self.shown = base, shown
+    def __init__(self, base: bytes, shown: str, more: tuple[str, ...]) -> None:
+        self.base, self.shown, self.more = base, shown, tuple(map(str.encode, more))
         self.left_out = SkippedFiles()
         self._blob, self._ends = bytearray(), array("q", [0])
         self._hash = hashlib.sha256()
@@ -207,7 +208,7 @@ class _Scan:
                         continue
                     elif kind == "special":
                         self.left_out.add_kind("pipe, socket or device")
-                    elif is_image_name(name):
+                    elif is_image_name(name) or (self.more and name.lower().endswith(self.more)):
                         names.append(name)
                     else:
                         self.left_out.add_file(name)
@@ -249,20 +250,21 @@ def _no_images(where: str, left_out: SkippedFiles) -> str:
     return f"{where}: no images, {left_out.describe()}; names of images end in {USUAL}"
 
 
-def open_listing(base: bytes, shown: str, by_class: bool) -> Listing:
+def open_listing(base: bytes, shown: str, by_class: bool, more: tuple[str, ...] = ()) -> Listing:
     """Return the listing of ``scan``: from the folder's index if it is valid, else by a scan. Index large folders.
 
     The index is valid while device, inode, mtime and ctime of every folder in the tree are those of the scan. If it
     cannot be written, there is no index.
     """
     root = os.path.realpath(base)
-    identity = {"format": _FORMAT, "root": root.hex(), "by_class": by_class, "rules": RULES}
-    path = cache_file("folders", b"\0".join([os.uname().nodename.encode(), b"classes" * by_class, root]))
+    identity = {"format": _FORMAT, "root": root.hex(), "by_class": by_class, "rules": "".join([RULES, *more])}
+    names = [os.uname().nodename.encode(), b"classes" * by_class, root, *map(str.encode, more)]
+    path = cache_file("folders", b"\0".join(names))
     listing = _read_index(path, identity)
     if listing and all(mark(base + b"/" + folder) == known for folder, known in listing.marks.items()):
         return listing
     start = time.time_ns()
-    listing = scan(base, shown, by_class)
+    listing = scan(base, shown, by_class, more)
     settled = start - max(max(times) for _, _, *times in listing.marks.values()) > _SETTLED
     if settled and len(listing.paths) >= WORTH:
         columns = {

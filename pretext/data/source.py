@@ -120,6 +120,15 @@ class StoredDataset(ImageDataset, Protocol):
         ...
 
 
+@runtime_checkable
+class FileSource(ImageDataset, Protocol):
+    """A source whose images are files that can be read unchanged."""
+
+    def data(self, index: int) -> bytes:
+        """Return the bytes of image ``index``; raises as ``read``."""
+        ...
+
+
 class _Keyed(Protocol):
     def __len__(self) -> int: ...
     def key(self, index: int) -> str: ...

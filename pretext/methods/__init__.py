@@ -10,10 +10,11 @@ from pretext.errors import UserError
 from pretext.methods.colorization import Colorization
 from pretext.methods.contract import Ingredients, Method
 from pretext.methods.contrastive import SimCLR, VICReg
+from pretext.methods.cross_channel import CrossChannel
 from pretext.methods.joined import Joined
 from pretext.methods.mae import MAE
 from pretext.methods.rotation import Rotation
-from pretext.methods.split_brain import CrossChannel
+from pretext.methods.split_brain import SplitBrainPrediction
 from pretext.methods.supervised import Supervised
 from pretext.plugins import Registry
 
@@ -26,8 +27,9 @@ METHODS: Registry[type[Method]] = Registry(
         "simclr": SimCLR,
         "vicreg": VICReg,
         "mae": MAE,
-        "split_brain": CrossChannel,
+        "split_brain": SplitBrainPrediction,
         "joined": Joined,
+        "cross_channel": CrossChannel,
     },
 )
 """Name -> a class whose constructor takes ``Ingredients`` and, by name, arguments of its own."""
@@ -38,8 +40,9 @@ class MethodSettings:
     """What the backbone is trained for.
 
     Args:
-        name: colorization, rotation, simclr, vicreg, mae, split_brain, joined (contrast and color), or the name of a
-            plugin's method. supervised is the reference: it learns the classes of a labeled data.source.
+        name: colorization, rotation, simclr, vicreg, mae, split_brain, joined (contrast and color), cross_channel
+            (named channels), or the name of a plugin's method. supervised is the reference: it learns the classes of a
+            labeled data.source.
         arguments: passed to the method, such as {temperature: 0.2} for simclr. Colorization has none: see objective.
     """
 

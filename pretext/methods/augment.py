@@ -5,7 +5,7 @@ sample and the view. The operations are those of torchvision at the same paramet
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
@@ -69,7 +69,7 @@ def augment(rgb: Tensor, numbers: Tensor, view: int, seed: int, settings: Augmen
     """Return a view of each image.
 
     Args:
-        rgb: (B, 3, H, W), uint8 sRGB, or float in [0, 1].
+        rgb: (B, 3, H, W), uint8 sRGB, or float in [0, 1]; or other channels, whose brightness and contrast change.
         numbers: (B,), int64, the numbers of the samples in the run.
         view: the number of the view.
         seed: the seed of the run.
@@ -101,7 +101,9 @@ def _augment(rgb: Tensor, numbers: Tensor, view: int, seed: int, settings: Augme
         )]  # fmt: skip
         factors.append(spread(5, settings.hue) - 1)
         orders = _ORDERS.to(rgb.device)[(drawn[:, 1] * len(_ORDERS)).long()]
-        operations = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
+        operations: list[Callable[[Tensor, Tensor], Tensor]] = [adjust_brightness, adjust_contrast]
+        if settings.saturation or settings.hue:  # else there may be other channels than colors
+            operations += [adjust_saturation, adjust_hue]
         x = x.clone()
         for turn in range(4):
             turns = orders[which, turn]
@@ -126,7 +128,9 @@ def kernel_of(side: int) -> int:
 
 
 def grayscale(x: Tensor) -> Tensor:
-    """Return the weighted mean of R, G and B, (B, 1, H, W), of images (B, 3, H, W)."""
+    """Return the weighted mean of R, G and B, (B, 1, H, W), of images (B, 3, H, W); of other channels the mean."""
+    if x.shape[1] != 3:
+        return x.mean(1, keepdim=True)
     red, green, blue = x.unbind(1)
     return (_GRAY[0] * red).add_(_GRAY[1] * green).add_(_GRAY[2] * blue).unsqueeze(1)
 

@@ -304,7 +304,10 @@ def color_health(colorizer: Colorizer, images: Iterable[Tensor], prior: Tensor, 
     """
     objective = colorizer.objective
     classifies = isinstance(objective, Classification)
-    step = objective.gamut.step if isinstance(objective, Classification) else STEP
+    step = STEP
+    if isinstance(objective, Classification):
+        assert isinstance(objective.gamut, Gamut)
+        step = objective.gamut.step
     gamut = Gamut(neighbors=1, step=step).to(place.device)
     losses, entropies, chroma, true_chroma = 0.0, 0.0, 0.0, 0.0
     truths, decoded_right, named_right = torch.zeros(3, len(gamut), dtype=torch.int64, device=place.device)

@@ -33,6 +33,8 @@ class Ingredients(NamedTuple):
     """(Q,), float64, for methods that are ``colored``."""
     classes: Sequence[str] = ()
     """Names of the classes, where the recipe learns labels."""
+    channels: Sequence[str] = ()
+    """Names of the channels of the images; none for 8-bit sRGB."""
 
 
 class Method(nn.Module, ABC):
@@ -55,12 +57,22 @@ class Method(nn.Module, ABC):
     whole_batch: ClassVar[bool] = False
     """Whether its loss compares the images of a batch, which then cannot be cut into micro-batches."""
 
+    def prepare(self, crops: Sequence[Tensor]) -> None:
+        """Take from the first training crops, (3, H, W) each, what the method needs: codebooks, statistics.
+
+        It is called once, before the first step, for a network that reads named channels. It sets buffers, which a
+        checkpoint has.
+
+        Raises:
+            UserError: nothing can be learned from these images.
+        """
+
     @abstractmethod
     def image_losses(self, rgb: Tensor, labels: Tensor, numbers: Tensor) -> Tensor:
         """Return the loss of each image, (B,).
 
         Args:
-            rgb: (B, 3, H, W), uint8 sRGB; or (B, views, 3, H, W).
+            rgb: (B, 3, H, W), uint8 sRGB; or (B, views, 3, H, W). Or float: named channels instead of 3.
             labels: (B,), int64; -1 where none are learned.
             numbers: (B,), int64, t of each sample.
         """

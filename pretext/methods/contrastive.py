@@ -48,17 +48,27 @@ class TwoViews(Method):
 
     def __init__(self, parts: Ingredients, projector: nn.Module) -> None:
         super().__init__()
+        if parts.backbone.scale is not None:
+            colors = {"saturation": parts.augment.saturation, "hue": parts.augment.hue, "gray": max(parts.augment.gray)}
+            if named := [name for name, value in colors.items() if value]:
+                raise UserError(
+                    f"augment.{named[0]} changes colors, which named channels do not have; set augment.saturation 0, "
+                    "augment.hue 0 and augment.gray [0]"
+                )
         self.backbone, self.projector = parts.backbone, projector
         self.seed, self.augmentation = parts.seed, parts.augment
 
     def augmented(self, rgb: Tensor, numbers: Tensor) -> Tensor:
-        """Return the views, (2 B, 3, H, W), float in [0, 1], of crops (B, 2, 3, H, W): first all first ones."""
-        pairs = enumerate(rgb.unbind(1))
+        """Return the views, (2 B, C, H, W), float in [0, 1], of crops (B, 2, C, H, W): first all first ones."""
+        unit = self.backbone.to_unit(rgb.flatten(0, 1))
+        if self.backbone.scale is not None:
+            unit = unit.nan_to_num(0.5)  # what is not known lies in the middle
+        pairs = enumerate(unit.unflatten(0, rgb.shape[:2]).unbind(1))
         return torch.cat([augment(crops, numbers, view, self.seed, self.augmentation) for view, crops in pairs])
 
     def features(self, views: Tensor) -> dict[str, Tensor]:
         """Return the features of all views. They pass the network together, so that batch norm sees all."""
-        return self.backbone(self.backbone.to_input(views))
+        return self.backbone(self.backbone.from_unit(views))
 
     def contrast(self, features: dict[str, Tensor]) -> Losses:
         """Return the loss of both views' projections."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pretext import roles
+from pretext.codebook import Codebook
 from pretext.color import at_least_float32
 from pretext.errors import UserError
 from pretext.gamut import STEP, STEP_RANGE, TEMPERATURE, Gamut, SoftTarget, bin_centers
@@ -141,11 +142,11 @@ class Classification(Objective):
     """Cross-entropy against soft targets; each pixel is weighted by the weight of its nearest bin.
 
     Args:
-        gamut: the bins and their soft encoding.
+        gamut: the bins and their soft encoding; or a codebook, for other channels than colors.
         weights: (Q,), ``rebalancing_weights`` of a prior, or None: every pixel counts the same.
     """
 
-    def __init__(self, gamut: Gamut, weights: Tensor | None = None, gray_threshold: float = 5.0) -> None:
+    def __init__(self, gamut: Gamut | Codebook, weights: Tensor | None = None, gray_threshold: float = 5.0) -> None:
         super().__init__(gray_threshold)
         assert weights is None or len(weights) == len(gamut)
         self.gamut = gamut

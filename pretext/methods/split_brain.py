@@ -17,7 +17,7 @@ BINS = 100
 """Bins of L, one unit each, as in the released code."""
 
 
-class CrossChannel(Method):
+class SplitBrainPrediction(Method):
     """Backbone split_brain, with a head on each half: colors by the recipe's objective, lightness by 100 bins.
 
     Args:

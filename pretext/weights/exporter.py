@@ -60,7 +60,8 @@ class ExportSettings:
         input: auto: what the backbone reads. lightness: L in [0, 100] (for timm and torchvision: normalized). rgb: sRGB
             in [0, 1] (for timm and torchvision: normalized), from which the graph of onnx computes L exactly. folded
             (timm, torchvision): normalized RGB for a backbone that reads lightness, in a first convolution with three
-            channels; an approximation.
+            channels; an approximation. channels: named channels as their source gives them, for a backbone that reads
+            such; the graph scales them.
         size: side of the images on which the result is checked, in pixels; 0: the image size of training.
     """
 
@@ -115,10 +116,12 @@ def export(model: Path, destination: Path, settings: ExportSettings) -> Exported
         raise UserError(f"{destination}: exists; remove it, or name another file")
     pretrained = load_pretrained(model)
     backbone = pretrained.colorizer.backbone
-    reads: InputKind = "rgb" if backbone.inputs == "rgb" else "lightness"
+    reads: InputKind = "channels" if backbone.scale is not None else "rgb" if backbone.inputs == "rgb" else "lightness"
     input_kind = reads if settings.input == "auto" else settings.input
-    if reads == "rgb" and input_kind != "rgb":
-        raise UserError(f"{model}: this backbone reads rgb, not lightness; leave input {input_kind} out")
+    if reads != "lightness" and input_kind != reads:
+        raise UserError(f"{model}: this backbone reads {reads}, not {input_kind}; leave input {input_kind} out")
+    if reads == "channels" and settings.format in ("timm", "torchvision"):
+        raise UserError(f"{model}: format {settings.format} has no scale of channels; use safetensors or onnx")
     if reads == "lightness" and input_kind not in _FROM_LIGHTNESS[settings.format]:
         raise UserError(f"format {settings.format} has no input {input_kind}: {_INPUT_ADVICE[settings.format]}")
     part = settings.part
@@ -204,8 +207,10 @@ def write_onnx(
         import onnxscript  # noqa: F401 - torch.onnx.export needs it
     except ImportError as error:
         raise UserError(f"{error.name} is not installed: pip install 'pretint[export]'") from error
-    graph = _Graph(backbone, colorizer, input_kind == "rgb").eval()
-    batch = _batch(images, 2, size, input_kind)
+    if isinstance(backbone.inputs, tuple):
+        backbone.read_from(backbone.inputs, "the input")
+    graph = _Graph(backbone, colorizer, input_kind != "lightness").eval()
+    batch = _batch(images, 2, size, backbone, input_kind)
     with torch.no_grad():
         graph(batch)  # raises the backbone's own error for a wrong size, not torch.export's
     larger = backbone.fit_size(size + max(stage.stride for stage in backbone.stages))
@@ -214,7 +219,7 @@ def write_onnx(
     fixed_size = isinstance(backbone, TimmBackbone) and timm.get_pretrained_cfg(backbone.name).fixed_input_size
     takes_any_size = not fixed_size or len({stage.stride for stage in backbone.stages}) == 1
     for dynamic in (True, False) if takes_any_size else (False,):
-        batches = [batch, _batch(images, 1, larger if dynamic else size, input_kind)]
+        batches = [batch, _batch(images, 1, larger if dynamic else size, backbone, input_kind)]
         try:
             side = torch.export.Dim.AUTO if dynamic else torch.export.Dim.STATIC
             with _quiet():
@@ -245,7 +250,9 @@ def write_onnx(
         reason = f"onnxruntime computes other values, relative difference {worst:.1g}"
     else:
         raise UserError(f"this network cannot be exported as ONNX ({reason}); use format safetensors")
-    input_format = "sRGB in [0, 1]" if input_kind == "rgb" else "L of CIE Lab (D65) in [0, 100]"
+    input_format = {"rgb": "sRGB in [0, 1]", "lightness": "L of CIE Lab (D65) in [0, 100]"}.get(input_kind, "")
+    if isinstance(backbone.inputs, tuple):
+        input_format = f"channels {', '.join(backbone.inputs)}, unscaled"
     metadata = {"input": input_format, "stages": json.dumps({s.name: [s.channels, s.stride] for s in backbone.stages})}
     onnx.helper.set_model_props(model, metadata)
     onnx.checker.check_model(model)
@@ -258,8 +265,11 @@ def write_onnx(
     ]
 
 
-def _batch(images: Images, count: int, size: int, input_kind: InputKind) -> Tensor:
+def _batch(images: Images, count: int, size: int, backbone: Backbone, input_kind: InputKind) -> Tensor:
     rgb = images(count, size)
+    if (scale := backbone.scale) is not None:  # R, G, B, R, ... of photographs, in the range of the channels
+        low, high = (end[:, None, None] for end in (scale.low, scale.high))
+        return low + (high - low) * rgb[:, [at % 3 for at in range(len(scale.names))]]
     return rgb if input_kind == "rgb" else rgb_to_lightness(rgb)
 
 

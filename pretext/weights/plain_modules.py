@@ -29,7 +29,7 @@ from pretext.errors import UserError
 from pretext.files import write_atomically
 from pretext.pretrained import Pretrained
 
-InputKind = Literal["lightness", "rgb", "folded"]
+InputKind = Literal["lightness", "rgb", "folded", "channels"]
 
 Images = Callable[[int, int], Tensor]
 """(count, side) -> images, (count, 3, side, side), sRGB in [0, 1]."""

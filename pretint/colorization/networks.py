@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pretext.engine.device import pick_device
 from pretext.errors import UserError
-from pretext.gamut import TEMPERATURE
+from pretext.gamut import TEMPERATURE, Gamut
 from pretext.methods.colorization import Colorizer, resample
 from pretext.methods.objectives import Classification
 from pretext.pretrained import Pretrained, load_pretrained
@@ -80,6 +80,7 @@ class NetworkColorist:
         output = self.output(lightness, self.hints, size)
         ab, stride = self.decode(output, lightness.shape[-2:]), self.colorizer.target_stride
         if isinstance(self.colorizer.objective, Classification):
+            assert isinstance(self.colorizer.objective.gamut, Gamut)
             return Prediction(ab, output.float(), stride, self.colorizer.objective.gamut.step)
         return Prediction(ab)
 

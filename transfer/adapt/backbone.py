@@ -103,6 +103,17 @@ class Adapted(nn.Module):
         return [f"{name}."[len(inside) :].rstrip(".") for name in taken]
 
 
+def example_of(network: Network, side: int) -> Tensor:
+    """Return an image that is not constant, (1, C, side, side), as the network reads it: C is 3 for sRGB."""
+    scale = network.scale
+    if scale is None:
+        return torch.linspace(0, 1, 3 * side * side).view(1, 3, side, side)
+    count = network.channels
+    shares = torch.linspace(0, 1, count * side * side).view(1, count, side, side)
+    low, high = (float(end.nan_to_num(at).min()) for at, end in ((0, scale.low), (1, scale.high)))
+    return low + (high - low) * shares
+
+
 def adapt(
     network: Network,
     settings: AdaptSettings,
@@ -134,7 +145,7 @@ def adapt(
     features = copy.deepcopy(network.module).requires_grad_(True)
     side, device = network.view_size, next(features.parameters()).device
     # Any image works except a constant one, which normalization would almost erase.
-    example = torch.linspace(0, 1, 3 * side * side, device=device).view(1, 3, side, side)
+    example = example_of(network, side).to(device)
     notes: list[str] = []
     names = [stage.name for stage in network.stages]
     for stage in (*filter(None, [settings.freeze_to]), *used):

@@ -15,12 +15,15 @@ from torch import Tensor
 
 from pretext.data import DECODER, ImageDataset
 from pretext.data.batches import EvalDataset, Subset, stream
+from pretext.data.channels import channels_of
 from pretext.data.source import fingerprint
 from pretext.engine.device import ComputeConfig, autocast
 from pretext.engine.memory import available_memory
 from pretext.engine.progress import progress
 from pretext.engine.signals import catch_signals, exit_with
 from pretext.errors import UserError
+from pretext.scale import find_ranges, set_ranges
+from pretext.settings import to_plain
 from pretext.store import key_of
 from transfer.features.cache import CacheSettings, Entry, Features, Matrix, Storage, lock_entry, require_room, row_bytes
 from transfer.features.pool import dims_of, pool
@@ -29,7 +32,7 @@ from transfer.results import code_digest
 
 _FORMAT = 1  # version of entries; raise it when the same identity would give other rows
 # The code from pixels to features; `_identify_images` reads the pixels. A change here makes cached features invalid.
-_MAKERS = ("pretext/backbones", "pretext/color.py", "transfer/features/pool.py")
+_MAKERS = ("pretext/backbones", "pretext/color.py", "pretext/scale.py", "transfer/features/pool.py")
 _AT_ONCE = 64  # images of a batch; each block ends at the end of a batch, so that a kill does not change the batches
 _CALIBRATION_IMAGES = 2048
 _MEMORY_SHARE = 4  # a matrix may take a quarter of the free memory
@@ -164,6 +167,8 @@ def extract(
             written, or has too little room.
         KeyboardInterrupt, SystemExit: a signal requested a stop; everything computed is kept.
     """
+    for network in networks:
+        network.read_from(source)
     wanted = wanted_entries(networks, source, view, rules, place, cache.storage, calibrate_on)
     described = {key_of(entry.identity): entry for by_rule in wanted for entry in by_rule.values()}
     users: dict[str, tuple[Network, str]] = {}
@@ -220,10 +225,10 @@ def wanted_entries(
         calibration = {**(images if same else _identify_images(*calibrate_on)), "precision": place.precision}
     wanted: list[dict[str, WantedEntry]] = []
     for network in networks:
-        statistics = calibration if network.calibrated and network.norms else None
-        assert statistics or not (network.calibrated and network.norms), "batch-norm statistics need images"
+        statistics = calibration if network.calibrates else None
+        assert statistics or not network.calibrates, "batch-norm statistics need images"
         network.module.to(place.device)
-        blank = torch.zeros(1, 3, view.size, view.size, dtype=torch.uint8)
+        blank = torch.zeros(1, len(channels_of(source)) or 3, view.size, view.size)
         shapes = {stage: maps.shape[1:] for stage, maps in _stages(network, blank, place).items()}
         wanted.append({})
         for rule in rules:
@@ -231,6 +236,7 @@ def wanted_entries(
                 "format": _FORMAT,
                 "weights": network.weights,
                 "calibration": statistics,
+                **({"scale": to_plain(network.scale_settings)} if network.scale_settings else {}),
                 "images": images,
                 "rule": rule,
                 "precision": place.precision,
@@ -261,12 +267,23 @@ def calibrate_batch_norm(network: Network, source: ImageDataset, view: View, pla
         UserError: fewer than two of the images can be read.
     """
     norms = network.norms
-    if not network.calibrated or not norms:
+    if not network.calibrates:
         return
     mark = json.dumps({**_identify_images(source, view), "precision": place.precision})
     if network.calibration == mark:
         return
     network.module.to(place.device)
+    if network.scale is not None and network.scale_settings is not None:
+        first = Subset(source, range(min(network.scale_settings.images, len(source))), seed=0)
+        views = [sample.rgb for sample in map(EvalDataset(first, *view).__getitem__, range(len(first)))]
+        crops, names = [rgb for rgb in views if rgb is not None], network.scale.names
+        if not crops:
+            raise UserError(f"{network.name}: the scale of its channels needs an image that can be read")
+        found = find_ranges(crops, channels_of(source), network.scale_settings, names)
+        set_ranges(network.scale, found)
+    if not norms:
+        network.calibration = mark
+        return
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()

@@ -42,6 +42,7 @@ _LETTERS = 34  # of a name in a chart's legend
 _STAGE = "accuracy_"  # of the online probe's records, before a stage's name
 _SHADES = ("#e8a33d", "#d97b16", "#b4570a", "#7f3a06", "#4d2203")
 """Colors that no result uses: the online probe is not a result."""
+_ERROR = "error_"  # of the records of cross-channel prediction, before a channel's name
 _RANK = {"RankMe": {"RankMe": "rankme"}}
 _COLOR_HEALTH = {
     "Saturation": {"predicted": "saturation"},
@@ -97,7 +98,7 @@ def health_panel(settings: Settings, records: Sequence[Record]) -> dict[str, Any
         "Saturation": (1.0, "as colorful as the originals"),
         "Entropy": (math.log(bins), f"ln {bins} = {math.log(bins):.2f}"),
     }
-    shown = _RANK | (_COLOR_HEALTH if method_of(settings) == "colorization" else {"Accuracy": {"accuracy": "accuracy"}})
+    shown = _RANK | (_COLOR_HEALTH if method_of(settings) == "colorization" else _other_health(health))
     charts = []
     for title, keys in shown.items():
         known = {label: finite(steps, _column(health, key)) for label, key in keys.items()}
@@ -123,6 +124,15 @@ def health_panel(settings: Settings, records: Sequence[Record]) -> dict[str, Any
     if recall:
         recall["svg"] = recall_map(recall["values"], step)
     return {"charts": charts, "recall": recall, "bins": bins} if charts else None
+
+
+def _other_health(health: Sequence[Record]) -> dict[str, dict[str, str]]:
+    """Return the charts of other methods: accuracy, recall of one or more groups of channels, each channel's error."""
+    keys = [key for key in (health[-1] if health else {}) if isinstance(key, str)]
+    recall = {key.removeprefix("recall_"): key for key in keys if key.startswith("recall")}
+    errors = [key for key in keys if key.startswith(_ERROR)][:_DRAWN]
+    charts = {"Accuracy": {"accuracy": "accuracy"}, "Recall of codes": recall}
+    return charts | {f"Mean error of {key.removeprefix(_ERROR)}": {"error": key} for key in errors}
 
 
 def method_of(settings: Settings) -> str:

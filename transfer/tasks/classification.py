@@ -16,6 +16,7 @@ from pretext.data.batches import AugmentedDataset, Batch, CropSettings, EvalData
 from pretext.data.order import mix, uniforms
 from pretext.data.source import ImageDataset
 from pretext.errors import ImageError, UserError
+from pretext.false_color import to_photograph
 from transfer.metrics import AveragePrecision, Metric, Top1Accuracy
 from transfer.targets import open_targets
 from transfer.tasks import visualize
@@ -306,7 +307,7 @@ class ClassificationTask(Task):
         return [("", Top1Accuracy(scores.argmax(1) == truth))]
 
     def drawn(self, source: ImageDataset, index: int, result: Any) -> tuple[Image.Image, Image.Image]:
-        image, truth = source.read(index), self._truth(source, index)
+        image, truth = to_photograph(source.read(index)), self._truth(source, index)
         labels = np.flatnonzero(truth == 1).tolist() if self.multilabel else [int(truth)]
         chances = expit(result) if self.multilabel else softmax(result)
         likely = np.argsort(-chances)[:_NAMED].tolist()

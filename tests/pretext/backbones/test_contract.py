@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pretext.backbones import BACKBONES, Backbone, TimmBackbone, build_backbone
-from pretext.backbones.contract import CHANNELS, FromRgb, Inputs
+from pretext.backbones.contract import FromRgb, Inputs, channel_count
 from pretext.color import rgb_to_ab, rgb_to_lightness
 from pretext.errors import UserError
 
@@ -37,7 +37,7 @@ def named(request: pytest.FixtureRequest) -> Iterator[tuple[str, Backbone]]:
 
 
 def example(net: Backbone, count: int, height: int, width: int) -> torch.Tensor:
-    return torch.rand(count, CHANNELS[net.inputs], height, width) * SCALES[net.inputs]
+    return torch.rand(count, channel_count(net.inputs), height, width) * SCALES[net.inputs]
 
 
 def test_forward_returns_the_declared_stages(named: tuple[str, Backbone]) -> None:

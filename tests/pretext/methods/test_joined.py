@@ -10,7 +10,7 @@ from pretext.methods.augment import augment
 from pretext.methods.contrastive import nt_xent
 from pretext.methods.joined import Joined
 from pretext.methods.objectives import Classification
-from pretext.methods.split_brain import CrossChannel
+from pretext.methods.split_brain import SplitBrainPrediction
 
 
 @pytest.mark.parametrize(("stage", "hidden"), [("", 0), ("conv4", 0), ("conv4", 8)])
@@ -87,7 +87,7 @@ def test_compiled_it_is_the_same() -> None:
 
 def test_split_brain_predicts_each_half_from_the_other() -> None:
     method = build("split_brain", backbone={"name": "split_brain"}, objective={"name": "plain", "stride": 16}).eval()
-    assert isinstance(method, CrossChannel)
+    assert isinstance(method, SplitBrainPrediction)
     rgb, nothing = images(4), torch.full((4,), -1)
     lab = rgb_to_lab(rgb)
     logits = method.color_head(method.backbone.lightness(lab[:, :1])["conv5"])
