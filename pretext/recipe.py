@@ -81,6 +81,11 @@ class PretrainSettings:
                 f"method {self.method.name} learns colors, but data.source has channels {', '.join(self.channels)}; "
                 "set method.name cross_channel"
             )
+        if not isinstance(self.backbone.inputs, list) and (scaled := roles.changed(self.scale)):
+            raise UserError(
+                f"scale.{next(iter(scaled))} has no effect: backbone.inputs is {self.backbone.inputs}; leave it out, "
+                "or name channels as backbone.inputs"
+            )
         colors = self.method.name == "colorization"
         if not colors and (self.hints.sampled or self.objective.classes_weight):
             name = "hints.sampled" if self.hints.sampled else "objective.classes_weight"

@@ -4,7 +4,7 @@ import contextlib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from pretext.backbones import build_backbone
 from pretext.backbones.from_timm import PUBLISHED
 from pretext.errors import UserError
 from pretext.recipe import PretrainSettings, require_source
+from pretext.scale import ScaleSettings
 from pretext.settings import flatten, settings_file, settings_from, to_plain
 from pretext.weights.state_dict import split_part
 from pretext.yaml_reader import read_yaml
@@ -27,7 +28,10 @@ from transfer.results import PREFIX
 
 # Keys of an evaluation's entry that are not settings of its command.
 _NO_SETTINGS = ("command", "config", "row", "variants", "ask", "rescaled", "against")
-_OF_RANDOM = ("config", "backbone.name", "backbone.arguments", "backbone.inputs", "crop.size", "crop.area")
+_OF_RANDOM = (
+    *("config", "backbone.name", "backbone.arguments", "backbone.inputs", "crop.size", "crop.area"),
+    *(f"scale.{each.name}" for each in fields(ScaleSettings)),
+)
 """The settings that change random weights, or how large images are seen."""
 
 

@@ -61,7 +61,8 @@ def pretraining(settings: PretrainSettings) -> Any:
 def random_weights(settings: PretrainSettings) -> Any:
     """Return what a recipe's network at random weights depends on, as plain values."""
     backbone = settings.backbone
-    return ["random", backbone.name, backbone.built_with, settings.view_size, settings.seed]
+    scale = [roles.changed(settings.scale)] if isinstance(backbone.inputs, list) else []
+    return ["random", backbone.name, backbone.built_with, settings.view_size, settings.seed, *scale]
 
 
 def published(spec: str) -> Any:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pretext.errors import UserError
+from pretext.recipe import PretrainSettings
 from pretext.scale import ChannelScale, ScaleSettings, find_ranges, set_ranges
 
 
@@ -74,3 +75,8 @@ def test_channels_without_information_are_refused() -> None:
 def test_settings_that_mean_nothing(values: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="scale\\."):
         ScaleSettings(**values)
+
+
+def test_a_scale_without_named_channels_is_refused() -> None:
+    with pytest.raises(UserError, match=r"scale.log has no effect: backbone.inputs is lightness; leave it out"):
+        PretrainSettings(scale=ScaleSettings(log=True))

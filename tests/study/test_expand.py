@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +14,13 @@ import yaml
 from devkits import write_devkit, write_masks
 from PIL import Image
 
+from pretext.backbones.contract import BackboneSettings
+from pretext.data.source import DataSettings
 from pretext.data.voc import CLASSES
 from pretext.errors import UserError
+from pretext.methods import MethodSettings
+from pretext.recipe import PretrainSettings
+from pretext.scale import ScaleSettings
 from pretint.study import identity
 from pretint.study.cells import CellStore, StudyPlan, read_plan
 from pretint.study.expand import expand
@@ -101,6 +107,17 @@ def test_moved_images_are_the_same_and_changed_ones_are_not(
     for path in other.rglob("*.png"):  # the same names
         Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
     assert not set(keys(plan(folder=other)).values()) & set(keys(plan()).values())
+
+
+def test_random_weights_for_named_channels_depend_on_the_scale() -> None:
+    def key(**settings: Any) -> str:
+        data = DataSettings("channels:p,q:folder")
+        recipe = PretrainSettings(data=data, method=MethodSettings("cross_channel"), **settings)
+        return identity.key_of(identity.random_weights(recipe))
+
+    named = BackboneSettings(inputs=["p"])
+    keys = [key(backbone=named), key(backbone=named, scale=ScaleSettings(log=True)), key(backbone=BackboneSettings())]
+    assert len(set(keys)) == 3
 
 
 @pytest.mark.parametrize(
