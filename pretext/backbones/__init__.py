@@ -66,7 +66,7 @@ BACKBONES: Registry[Callable[..., Backbone]] = Registry(
 """Backbones that are not from timm: name -> class or function that builds it."""
 
 
-def build_backbone(name: str, /, inputs: Inputs = "lightness", **arguments: Any) -> Backbone:
+def build_backbone(name: str, /, inputs: Inputs | list[str] = "lightness", **arguments: Any) -> Backbone:
     """Return the backbone of that name, with fresh weights.
 
     Args:
@@ -78,6 +78,8 @@ def build_backbone(name: str, /, inputs: Inputs = "lightness", **arguments: Any)
     Raises:
         UserError: the name is unknown, or the backbone does not have an argument or reads something else.
     """
+    if isinstance(inputs, list):
+        inputs = tuple(inputs)
     if name in BACKBONES:
         builder = BACKBONES[name]
         parameters = inspect.signature(builder).parameters

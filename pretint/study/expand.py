@@ -200,7 +200,10 @@ def _settings(kind: type[Any], config: str, changes: Mapping[str, Any]) -> Any:
 
 @cache  # the seeds of a variant, and the networks of an evaluation, share their settings
 def _settings_of(kind: type[Any], config: str, _edited: int, changes: str) -> Any:
-    values = to_plain(settings_file(kind, Path(config))) if config else {}
+    values: Any = {}
+    if config:
+        settings_file(kind, Path(config))  # names the file in its errors
+        values = read_yaml(Path(config))  # not its settings: some follow from others, as a crop's size from size
     for name, value in json.loads(changes).items():
         *groups, setting = name.replace("-", "_").split(".")
         target = values

@@ -14,6 +14,7 @@ import yaml
 from devkits import write_devkit, write_masks
 from PIL import Image
 
+from benchmarks.folds import write as write_lists
 from pretext.backbones.contract import BackboneSettings
 from pretext.data.source import DataSettings
 from pretext.data.voc import CLASSES
@@ -314,6 +315,9 @@ def everything(sets: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     for part in ("train", "val", "all"):
         of_part = {stem: mask for stem, mask in masks.items() if stem.startswith(part)}
         write_masks(voc / "VOC2012", of_part or {"extra": masks["train1"]}, part)
+    write_lists(str(named / "train"), named / "lists", 2, [5, 9, 20, 80, 90, 900])
+    places |= {"aerial": named / "train", "photographs": named / "val", "lists": named / "lists" / "fold0"}
+    places |= {"of_satellite": named / "train", "of_bands": named / "train", "of_xray": sets}
     places["sbd"] = named / "sbd"
     (named / "sbd" / "cls").mkdir(parents=True)
     scipy.io.savemat(named / "sbd" / "cls" / "extra.mat", {"GTcls": {"Segmentation": masks["train1"]}})
@@ -327,6 +331,8 @@ def test_shipped_studies_are_right(file: Path, everything: dict[str, str], tmp_p
     places = {name: everything[name] for name in yaml.safe_load(text)["places"]}
     if file.stem == "voc_small":
         places["images"] = everything["shards"]
+    elif f"of_{file.stem}" in everything:
+        places["images"] = everything[f"of_{file.stem}"]
     study = read_study(file, places)
     found = expand(study, CellStore(tmp_path))
     assert {cell.variant for cell in found.cells} == set(found.variants)
