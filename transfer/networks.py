@@ -87,7 +87,8 @@ class Network:
     @property
     def scale(self) -> ChannelScale | None:
         """The scale of the named channels that it reads."""
-        return _get_backbone(self.module).scale
+        inner = self.module.backbone if isinstance(self.module, FromRgb) else self.module
+        return inner.scale if isinstance(inner, Backbone) else None
 
     @property
     def channels(self) -> int:
