@@ -43,9 +43,9 @@ voc: $(INSTALLED)
 	$(BIN)/pretint finetune segment $(TUNED) --config configs/transfer/laptop_segment.yaml \
 	    --train "voc:2012:train:$(VOC)" --test "voc:2012:val:$(VOC)"
 
-# A process per core and two more (some wait: for Slurm, for a kill), and one thread in each. The tests of one file
+# A process per core and four more (some wait: for Slurm, for a kill), and one thread in each. The tests of one file
 # run in one process, because they share fixtures.
-PROCESSES = $$(($$(getconf _NPROCESSORS_ONLN) + 2))
+PROCESSES = $$(($$(getconf _NPROCESSORS_ONLN) + 4))
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(PROCESSES) --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 test: $(INSTALLED)
