@@ -169,9 +169,9 @@ class Launcher:
 
 
 def _free_port() -> int:
-    """Below 32768, where no outgoing connection takes it before the processes have started."""
+    """Below 10,000, from where neither outgoing connections nor jobs on the virtual cluster take theirs."""
     while True:
-        port = random.randrange(10_000, 32_768)
+        port = random.randrange(5_000, 10_000)
         with socket.socket() as trial, contextlib.suppress(OSError):
             trial.bind(("127.0.0.1", port))
             return port

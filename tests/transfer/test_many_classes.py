@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +15,26 @@ from many_classes import write_images
 
 pytestmark = pytest.mark.slow  # 10,000 folders of images, and a gigabyte
 
-TRAIN, TEST = 3, 2  # images of a class
+TRAIN, TEST = 2, 1  # images of a class
 BLOCK = 4096  # images whose scores are held at once
 CONSTANT = 250e6  # bytes: a batch of images, pieces of held-out scores, resamples, names
 
 
 @pytest.fixture(scope="module")
-def images(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
-    folder = tmp_path_factory.mktemp(f"classes{request.param}")
-    write_images(folder, request.param, TRAIN, TEST)
-    return folder, request.param
+def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """Images of so many classes, written once."""
+
+    @cache
+    def write(classes: int) -> Path:
+        folder = tmp_path_factory.mktemp(f"classes{classes}")
+        write_images(folder, classes, TRAIN, TEST)
+        return folder
+
+    return write
 
 
 @pytest.mark.parametrize(
-    ("images", "command", "protocol", "mode"),
+    ("classes", "command", "protocol", "mode"),
     [
         (1_000, "probe", "modern", "cached"),
         (1_000, "probe", "modern", "augmented"),
@@ -34,10 +42,11 @@ def images(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         (10_000, "probe", "modern", "cached"),
         (10_000, "probe", "zhang2016", "augmented"),
     ],
-    indirect=["images"],
 )
-def test_memory_is_that_of_the_definition(images: tuple[Path, int], command: str, protocol: str, mode: str) -> None:
-    folder, classes = images
+def test_memory_is_that_of_the_definition(
+    folder_of: Callable[[int], Path], classes: int, command: str, protocol: str, mode: str
+) -> None:
+    folder = folder_of(classes)
     brute = "brute" if classes <= 1_000 else ""
     argv = [sys.executable, many_classes.__file__, folder, command, protocol, mode, brute]
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
