@@ -13,7 +13,7 @@ from benchmarks.paired import Job, Row, paired, seconds, spread, times_as_fast
 from pretext.data.batches import EvalDataset, stream
 from pretext.engine.device import ComputeConfig
 from transfer.evaluation import EvaluationTask
-from transfer.features.extraction import _AT_ONCE, _stages
+from transfer.features.extraction import _AT_ONCE, run_network
 from transfer.networks import Network
 
 _FEW = 3  # batches
@@ -27,7 +27,7 @@ def bare_network(network: Network, task: EvaluationTask, place: ComputeConfig) -
 
     @torch.no_grad()
     def job() -> None:
-        _stages(network, rgb, place)
+        run_network(network, rgb, place)
 
     job()
     images = len(task.targets.train) + len(task.targets.test)

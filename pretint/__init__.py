@@ -16,6 +16,8 @@ _MODULES = {
     "pretext.weights.exporter": ["ExportSettings", "export"],
     "pretext.weights.importer": ["import_weights"],
     "transfer.compare": ["CompareSettings", "compare", "compare_paths"],
+    "transfer.embed": ["EmbedSettings", "embed", "embed_dataset"],
+    "transfer.embedding_files": ["read_embeddings"],
     "transfer.finetune": ["finetune"],
     "transfer.probes.knn": ["KnnSettings", "knn"],
     "transfer.probes.linear": ["ProbeSettings", "probe"],

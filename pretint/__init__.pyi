@@ -15,6 +15,10 @@ from pretint.result_table import results as results
 from transfer.compare import CompareSettings as CompareSettings
 from transfer.compare import compare as compare
 from transfer.compare import compare_paths as compare_paths
+from transfer.embed import EmbedSettings as EmbedSettings
+from transfer.embed import embed as embed
+from transfer.embed import embed_dataset as embed_dataset
+from transfer.embedding_files import read_embeddings as read_embeddings
 from transfer.finetune import finetune as finetune
 from transfer.probes.knn import KnnSettings as KnnSettings
 from transfer.probes.knn import knn as knn

@@ -27,6 +27,7 @@ from pretext.settings import (
 GROUPS = {
     "learn": "Learn",
     "judge": "Judge",
+    "use": "Use",
     "color": "Color",
     "scale": "Large data and clusters",
 }
@@ -44,7 +45,7 @@ class Command(NamedTuple):
     name: str
     """As it is typed; two words for a task of finetune."""
     group: str
-    """What people want of it: learn, judge, color or scale."""
+    """What people want of it, a key of ``GROUPS``."""
     about: str
     positionals: tuple[Positional, ...] = ()
     settings: str | type[Any] = NoSettings
@@ -285,6 +286,14 @@ _COMMANDS = (
             Positional("places", "PLACE=FOLDER, for the places in the file", nargs="*", kind=str),
         ),
         "pretint.study.file:StudyOptions", sendable=False, loose=r"\w+=",
+    ),
+    Command(
+        "embed", "use", "Write a vector for each image of a dataset to a file: .parquet, .npz or .safetensors.",
+        (
+            Positional("network", "a run, a checkpoint, timm:MODEL[:FILE], random:RUN, ...", kind=str),
+            Positional("dataset", "images: a folder, tar shards, ..., with labels or without", kind=str),
+        ),
+        "transfer.embed:EmbedSettings", lambda _, settings: load("transfer.embed:require_out")(settings),
     ),
     Command(
         "colorize", "color", "Color photographs, and show them side by side: gray, colored, original.",

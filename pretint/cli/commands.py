@@ -84,6 +84,15 @@ def _table(call: Call) -> int:
     return 0
 
 
+def _embed(call: Call) -> int:
+    from transfer.embed import embed_dataset
+
+    network, dataset = call.positionals
+    done = embed_dataset(network, dataset, call.settings)
+    say(*skips(done.skipped), f"{done.rows:,} images, {done.dims:,} numbers each: {done.file}")
+    return 0
+
+
 def _colorize(call: Call) -> int:
     from pretint.colorization.job import FOLDER
     from pretint.colorization.job import colorize as job
@@ -254,8 +263,8 @@ def _demo(call: Call) -> int:
 
 
 _JOBS = (
-    _pretrain, _plan, _finetune, _compare, _table, _colorize, _score, _turing, _studio, _study, _report, _replay, _pack,
-    _export, _import, _demo,
+    _pretrain, _plan, _finetune, _compare, _table, _embed, _colorize, _score, _turing, _studio, _study, _report,
+    _replay, _pack, _export, _import, _demo,
 )  # fmt: skip
 JOBS: dict[str, Callable[[Call], int]] = {
     **{job.__name__.strip("_"): job for job in _JOBS}, **dict.fromkeys(("probe", "knn", "svm"), _evaluate)

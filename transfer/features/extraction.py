@@ -229,7 +229,7 @@ def wanted_entries(
         assert statistics or not network.calibrates, "batch-norm statistics need images"
         network.module.to(place.device)
         blank = torch.zeros(1, len(channels_of(source)) or 3, view.size, view.size)
-        shapes = {stage: maps.shape[1:] for stage, maps in _stages(network, blank, place).items()}
+        shapes = {stage: maps.shape[1:] for stage, maps in run_network(network, blank, place).items()}
         wanted.append({})
         for rule in rules:
             identity = {
@@ -297,7 +297,7 @@ def calibrate_batch_norm(network: Network, source: ImageDataset, view: View, pla
         for batch in stream(EvalDataset(drawn, *view), range(len(drawn)), _AT_ONCE, place.workers):
             if len(batch.rgb) > 1:
                 seen += len(batch.rgb)
-                _stages(network, batch.rgb, place)
+                run_network(network, batch.rgb, place)
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
@@ -360,7 +360,7 @@ def _compute_rows(
     if len(rgb):
         rgb = rgb.to(place.device).contiguous(memory_format=torch.channels_last)
         for network in _networks(jobs):
-            stages = [maps.float() for maps in _stages(network, rgb, place).values()]
+            stages = [maps.float() for maps in run_network(network, rgb, place).values()]
             for rule in [rule for user, rule, _ in jobs if user is network]:
                 pooled += [pool(maps, rule) for maps in stages]
         named = [(network.name, stage) for network, _, entry in jobs for stage in entry.columns]
@@ -393,7 +393,8 @@ def _compute_rows(
         yield columns
 
 
-def _stages(network: Network, rgb: Tensor, place: ComputeConfig) -> dict[str, Tensor]:
+def run_network(network: Network, rgb: Tensor, place: ComputeConfig) -> dict[str, Tensor]:
+    """Return the maps of every stage, (B, C, h, w) each, of a batch of images as ``Backbone.to_unit`` takes them."""
     rgb = rgb.to(place.device).contiguous(memory_format=torch.channels_last)
     with autocast(place):
         stages: dict[str, Tensor] = network.module(rgb)
