@@ -19,6 +19,8 @@ from transfer.embed import EmbedSettings as EmbedSettings
 from transfer.embed import embed as embed
 from transfer.embed import embed_dataset as embed_dataset
 from transfer.embedding_files import read_embeddings as read_embeddings
+from transfer.explore import ExploreSettings as ExploreSettings
+from transfer.explore import explore as explore
 from transfer.finetune import finetune as finetune
 from transfer.probes.knn import KnnSettings as KnnSettings
 from transfer.probes.knn import knn as knn

@@ -296,6 +296,11 @@ _COMMANDS = (
         "transfer.embed:EmbedSettings", lambda _, settings: load("transfer.embed:require_out")(settings),
     ),
     Command(
+        "explore", "use", "Write a page of embeddings: a map, neighbors, near duplicates, outliers, doubtful labels.",
+        (Positional("files", "files that embed wrote, with one network", nargs="+", kind=str),),
+        "transfer.explore:ExploreSettings",
+    ),
+    Command(
         "colorize", "color", "Color photographs, and show them side by side: gray, colored, original.",
         (
             Positional(

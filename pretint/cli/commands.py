@@ -93,6 +93,15 @@ def _embed(call: Call) -> int:
     return 0
 
 
+def _explore(call: Call) -> int:
+    from transfer.explore import explore
+
+    done = explore(call.positionals[0], call.settings)
+    labels = "" if done.suspects is None else f", {done.suspects:,} labels in doubt"
+    say(f"{done.images:,} images: {done.groups:,} groups of near duplicates{labels}", f"page: {done.page}")
+    return 0
+
+
 def _colorize(call: Call) -> int:
     from pretint.colorization.job import FOLDER
     from pretint.colorization.job import colorize as job
@@ -263,8 +272,8 @@ def _demo(call: Call) -> int:
 
 
 _JOBS = (
-    _pretrain, _plan, _finetune, _compare, _table, _embed, _colorize, _score, _turing, _studio, _study, _report,
-    _replay, _pack, _export, _import, _demo,
+    _pretrain, _plan, _finetune, _compare, _table, _embed, _explore, _colorize, _score, _turing, _studio, _study,
+    _report, _replay, _pack, _export, _import, _demo,
 )  # fmt: skip
 JOBS: dict[str, Callable[[Call], int]] = {
     **{job.__name__.strip("_"): job for job in _JOBS}, **dict.fromkeys(("probe", "knn", "svm"), _evaluate)

@@ -10,6 +10,7 @@ from transfer.features.extraction import (
     run_network,
     wanted_entries,
 )
+from transfer.features.nearest import block_rows, load_block, nearest_rows
 from transfer.features.pool import pool
 
 __all__ = [
@@ -18,9 +19,12 @@ __all__ = [
     "Features",
     "Rows",
     "View",
+    "block_rows",
     "cache_folder",
     "calibrate_batch_norm",
     "extract",
+    "load_block",
+    "nearest_rows",
     "pool",
     "run_network",
     "wanted_entries",

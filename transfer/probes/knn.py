@@ -12,19 +12,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from pretext.data.source import Labels
 from pretext.engine.progress import Advance, progress, say
 from pretext.errors import UserError
 from transfer.evaluation import EvaluationSettings, EvaluationTask, evaluate
-from transfer.features import Features
+from transfer.features import Features, block_rows, load_block, nearest_rows
 from transfer.metrics import Row, make_row
 from transfer.protocols import NearestProtocol, find_protocol
 from transfer.results import Result
-
-_BLOCK = 2**26  # bytes of float32 that a block of features, or of similarities, takes at most
-_MAX_ROWS = 4096  # of a block
 
 
 @dataclass
@@ -122,20 +118,15 @@ def knn_scores(
     for k in ks:
         if not 1 <= k <= len(rows):
             raise UserError(f"{k} nearest neighbors of {len(rows):,} training images; give k from 1 to {len(rows)}")
-    step = max(1, min(_MAX_ROWS, _BLOCK // (4 * train.shape[1])))
+    step = block_rows(train.shape[1])
     for start in range(0, len(test_rows), step):
-        queries = _load_block(test, test_rows[start : start + step], device)
-        similarity, position = _nearest(train, rows, queries, max(ks), step, device)
+        queries = load_block(test, test_rows[start : start + step], device)
+        similarity, position = nearest_rows(train, rows, queries, max(ks), device)
         neighbor_labels = torch.from_numpy(labels[rows[position.cpu().numpy()]]).to(device)
         for k in ks:
             # No local name refers to the scores, so the caller decides how long they stay in memory.
             yield k, _vote(similarity[:, :k], neighbor_labels[:, :k], classes, temperature).cpu().numpy()
         advance(len(queries), "")
-
-
-def _load_block(features: Features, rows: NDArray[np.int64], device: torch.device | str) -> Tensor:
-    """Return some rows as float32 of unit length."""
-    return F.normalize(torch.from_numpy(features[rows].astype(np.float32, copy=False)).to(device), dim=1)
 
 
 @torch.inference_mode()
@@ -152,29 +143,3 @@ def _vote(similarity: Tensor, labels: Tensor, classes: int, temperature: float) 
     votes = torch.einsum("bk,bkc->bc", weights, (labels == 1).float())
     counted = torch.einsum("bk,bkc->bc", weights, (labels != -1).float())
     return votes / counted.clamp_min(torch.finfo(torch.float32).tiny)
-
-
-@torch.inference_mode()
-def _nearest(
-    train: Features, rows: NDArray[np.int64], queries: Tensor, k: int, step: int, device: torch.device | str
-) -> tuple[Tensor, Tensor]:
-    """Return the similarity to the k nearest, nearest first, and their positions among ``rows``: both (B, k)."""
-    near = torch.empty(len(queries), 0, device=device)
-    position = torch.empty(len(queries), 0, dtype=torch.int64, device=device)
-    for start in range(0, len(rows), step):
-        similarity = queries @ _load_block(train, rows[start : start + step], device).T
-        first = min(k, similarity.shape[1])
-        # topk with a rule for equal values: the lower index first. topk takes any of those that equal the least it
-        # takes; only rows where some of these are left out need a full sort.
-        value, index = similarity.topk(first, dim=1, sorted=False)
-        cut = (similarity >= value.min(1, keepdim=True).values).sum(1) > first
-        if bool(cut.any()):
-            index[cut] = similarity[cut].sort(dim=1, descending=True, stable=True).indices[:, :first]
-        index = index.sort(dim=1).values
-        value, order = similarity.gather(1, index).sort(dim=1, descending=True, stable=True)
-        index = index.gather(1, order)
-        # Neighbors of earlier blocks stand first, and win over equally near ones of this block.
-        near, order = torch.cat([near, value], 1).sort(dim=1, descending=True, stable=True)
-        position = torch.cat([position, index + start], 1).gather(1, order)[:, :k]
-        near = near[:, :k]
-    return near, position
