@@ -161,10 +161,10 @@ def embed(
     source = _open(images) if isinstance(images, str) else _Given(images)
     opened = open_network(network, settings.seed) if isinstance(network, str) else network
     opened.read_from(source)
-    if opened.calibrates:
+    if opened.calibrates and not opened.calibration:
         raise UserError(
             f"{opened.name}: batch norms of random weights need statistics of many images; embed a dataset to a file "
-            "with embed_dataset"
+            "with embed_dataset, or call calibrate_batch_norm before"
         )
     stage, view = _stage(opened, settings), _view(opened, settings)
     opened.module.to(place.device)

@@ -93,12 +93,21 @@ def test_the_tables_have_all_findings(embedded: Path) -> None:
 
 def test_two_files_are_one_set(embedded: Path, tiny_run: Path) -> None:
     other = write(tiny_run, embedded.parent / "images", embedded.with_name("other.parquet"))
-    done = explore([str(embedded), str(other)], ExploreSettings(similar=0.9999, device="cpu", points=20))
+    done = explore([str(embedded), str(other)], ExploreSettings(similar=0.9999, device="cpu"))
     assert done.images == 34 and done.groups >= 16
     for group in range(1, done.groups + 1):
         files = {one["file"] for one in rows(done.page.parent / "duplicates.csv") if one["group"] == str(group)}
         assert files == {"e", "other"}
-    assert "of 34 images: all that stand below, and a random sample" in Page(done.page).text
+
+
+def test_of_many_images_the_page_shows_some(embedded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = embedding_files.read_embeddings(embedded).facts
+    vectors = np.random.default_rng(0).normal(size=(600, 8)).astype(np.float32)
+    part = embedding_files.Embeddings(vectors, [f"{at}.png" for at in range(600)], None, facts)
+    monkeypatch.setattr("transfer.explore.job.read_embeddings", lambda _: part)
+    done = explore([str(embedded)], ExploreSettings(device="cpu", map="pca", points=250, neighbors=3))
+    assert "250 of 600 images: all that stand below, and a random sample" in Page(done.page).text
+    assert len(rows(done.page.parent / "outliers.csv")) == 600
 
 
 def test_without_labels_there_are_no_doubts(embedded: Path, tiny_run: Path) -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sklearn.neighbors import KNeighborsClassifier
 from torch.nn import functional as F
 
+import transfer.features.nearest
 import transfer.probes.knn
 from pretext.engine.device import choose_compute
 from pretext.errors import UserError
@@ -60,7 +61,7 @@ def brute(
 @pytest.fixture(params=[2**26, 24 * 4 * 17])
 def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """All in one block, and blocks of 17 rows: less than k, and not a part of either matrix."""
-    monkeypatch.setattr(transfer.probes.knn, "_BLOCK", request.param)
+    monkeypatch.setattr(transfer.features.nearest, "_BLOCK", request.param)
 
 
 @pytest.mark.usefixtures("blocks")
@@ -113,7 +114,7 @@ def test_a_low_temperature_and_dead_features() -> None:
 
 
 def test_memory_does_not_grow_with_the_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer.probes.knn, "_BLOCK", 2**16)
+    monkeypatch.setattr(transfer.features.nearest, "_BLOCK", 2**16)
     peaks = []
     for count in (2_000, 20_000):
         big = np.lib.format.open_memmap(tmp_path / f"{count}.npy", "w+", np.float16, (count, 64))
