@@ -56,9 +56,10 @@ COMMAND_LINES = {
     "segment": f"finetune segment base {TUNED} --train voc:2012:train:voc --test voc:2012:val:voc --size 32 "
     "--holdout 0 --reference false --out WHO/segment",
     "export": "export base WHO/base.safetensors",
+    "embed": "embed base images/test --out WHO/embed/e.npz --cache WHO/cache --workers 0 --device cpu",
 }
 ASIDE = {
-    "plan", "demo", "report", "replay", "compare", "table",  # they read, or do others of these
+    "plan", "demo", "report", "replay", "compare", "table", "explore",  # they read, or do others of these
     "import",  # takes no time
     "studio", "turing",  # pages
 }  # fmt: skip
@@ -94,6 +95,8 @@ def read(kind: str, folder: Path) -> Any:
         path = folder / "base.safetensors"
         with safe_open(path, "np") as file:
             return file.metadata(), {name: values.tobytes() for name, values in load_file(path).items()}
+    if kind == "embed":
+        return (folder / "embed" / "e.npz").read_bytes()
     if kind in ("colorize", "pack"):
         left = [path for path in sorted((folder / kind).rglob("*.*")) if path.suffix in (".png", ".tar")]
         assert left
