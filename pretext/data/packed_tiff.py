@@ -84,5 +84,5 @@ def read_packed(data: bytes, channels: int) -> NDArray[Any] | None:
                 return None
             plane[:] = np.frombuffer(inflated, dtype).reshape(height, width)
         return np.ascontiguousarray(np.moveaxis(planes, 0, -1))
-    except (struct.error, KeyError, ValueError, zlib.error):
+    except (struct.error, KeyError, IndexError, ValueError, zlib.error):
         return None  # the general reader says what is wrong

@@ -54,6 +54,10 @@ class CrossChannel(Method):
         colors: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
+        if not isinstance(hidden, Sequence) or not all(isinstance(name, str) for name in hidden):
+            raise UserError(f"method.arguments: hidden is {hidden}: give a list of channels' names")
+        if not isinstance(colors or {}, Mapping) or not all(isinstance(c, str) for c in (colors or {}).values()):
+            raise UserError(f"method.arguments: colors is {colors}: give a color for each name, such as {{DAPI: blue}}")
         self.backbone, self.seed, self.drop, self.lookup = parts.backbone, parts.seed, drop, dict(colors or {})
         for color in self.lookup.values():
             to_rgb(color)
@@ -111,6 +115,11 @@ class CrossChannel(Method):
             assert isinstance(objective.gamut, Codebook)
             points = torch.cat([values.flatten(2)[0].T for values in of_group])
             points = points[points.isfinite().all(1)]
+            if not len(points):
+                raise UserError(
+                    "method.arguments: the hidden channels are nowhere finite together in the first training images; "
+                    "hide others, or one alone"
+                )
             objective.gamut.fit(points, self.seed)
             if self.rebalanced:
                 prior = estimate_prior([points.T[None, :, None]], objective.gamut)

@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 
 from pretext import roles
 from pretext.data import ImageDataset, LabeledDataset, open_dataset, open_labeled
+from pretext.data.channels import channels_of
 from pretext.data.source import require_single_labels
 from pretext.engine.device import pick_device, versions
 from pretext.engine.memory import explain_memory_shortage
 from pretext.errors import UserError
 from pretext.gamut import TEMPERATURE, Gamut
 from pretext.prior import load_prior, rebalancing_weights
+from pretext.scale import SRGB
 from pretext.store import LOCK, lock
 from pretint.colorization.networks import LARGEST, ColorRange
 from pretint.colorization.scores.evaluators import Evaluators, open_panel
@@ -131,6 +133,8 @@ def score(
     require_images(settings)
     device = pick_device(settings.device)
     source = open_labeled(settings.images) if settings.classifier else open_dataset(settings.images)
+    if (channels := channels_of(source)) not in ((), SRGB):
+        raise UserError(f"images: {settings.images} has channels {', '.join(channels)}; give photographs in color")
     weights: NDArray[np.float64] | None = None
     if settings.prior:
         weights = rebalancing_weights(load_prior(Path(settings.prior), Gamut()), uniform=0).numpy()

@@ -3,6 +3,7 @@
 import io
 import logging
 import pickle
+import struct
 import sys
 import warnings
 import zipfile
@@ -45,6 +46,7 @@ from plane_files import (
 )
 from pydicom.uid import ImplicitVRLittleEndian
 
+from pretext.data.packed_tiff import read_packed, write_packed
 from pretext.data.planes import read_planes
 from pretext.errors import ImageError
 
@@ -294,3 +296,13 @@ def test_nothing_is_logged_or_left_changed(capfd: pytest.CaptureFixture[str], ca
     assert capfd.readouterr() == ("", "")
     assert warnings.filters == filters
     assert logging.getLogger("tifffile").filters == logging.getLogger("pydicom").filters == []
+
+
+@pytest.mark.parametrize("tag", [256, 257, 258, 273, 277, 278, 279])
+def test_a_packed_tiff_with_a_tag_without_values_is_left_to_the_general_reader(tag: int) -> None:
+    data = bytearray(write_packed(np.zeros((40, 40, 4), np.uint16)))
+    (start,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, start)
+    (at,) = (start + 2 + 12 * n for n in range(count) if struct.unpack_from("<H", data, start + 2 + 12 * n) == (tag,))
+    data[at + 4 : at + 8] = bytes(4)
+    assert read_packed(bytes(data), 4) is None

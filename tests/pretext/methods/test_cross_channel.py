@@ -174,6 +174,9 @@ def test_unknown_values_have_no_loss_and_lie_in_the_middle() -> None:
         ({"hidden": ["s"]}, "hidden channel s is not there; data.source has p, q, r"),
         ({"hidden": ["p"]}, "hidden channel p is in backbone.inputs, too"),
         ({"hidden": "r"}, "hidden is r: give a list of different channels"),
+        ({"hidden": 5}, "hidden is 5: give a list of channels' names"),
+        ({"hidden": [["r"]]}, "give a list of channels' names"),
+        ({"colors": ["blue"]}, "give a color for each name"),
         ({"hidden": ["r", "r"]}, "give a list of different channels"),
         ({}, "no channel is hidden"),
         ({"drop": 0.3}, "no channel is hidden"),
@@ -198,3 +201,11 @@ def test_photographs_are_for_colorization() -> None:
         build("rotation", data={"source": "channels:p,q:folder"})
     with pytest.raises(UserError, match=r"augment.saturation changes colors, which named channels do not have"):
         build("simclr", data={"source": "channels:p,q:folder"}, backbone={"inputs": ["p"]})
+
+
+def test_hidden_channels_that_are_never_known_together_are_refused() -> None:
+    crops = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    crops[:, 1, :, :16] = torch.nan
+    crops[:, 2, :, 16:] = torch.nan
+    with pytest.raises(UserError, match="nowhere finite together in the first training images"):
+        cross_channel(["p", "q", "r"], ["p"], crops, hidden=["q", "r"], codes=16)
