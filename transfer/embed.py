@@ -129,11 +129,11 @@ def embed_dataset(spec: str, dataset: str, settings: EmbedSettings) -> Embedded:
     with (
         open_atomically(Path(settings.out), f"{4e-6 * len(rows) * matrix.shape[1]:.0f} MB of embeddings") as file,
         progress("writing", len(rows), "rows", done=0) as advance,
-        writer(file, facts, _texts(source, rows)) as written,
+        writer(file, facts, _texts(source, rows)) as write,
     ):
         for start in range(0, len(rows), _ROWS):
             chosen = rows[start : start + _ROWS]
-            written(_finish(matrix[chosen], settings))
+            write(_finish(matrix[chosen], settings))
             advance(len(chosen), "")
     return Embedded(Path(settings.out), len(rows), matrix.shape[1], features.skipped)
 

@@ -108,12 +108,12 @@ def explore(files: Sequence[str], settings: ExploreSettings) -> Explored:
         for key, label in zip(part.keys, part.labels or [""] * len(part.keys), strict=True)
     ]
     labels = [image.label for image in images] if all(part.labels for part in parts) else None
-    found = find(vectors, labels, settings.neighbors, settings.similar, pick_device(settings.device))
+    findings = find(vectors, labels, settings.neighbors, settings.similar, pick_device(settings.device))
     out = Path(settings.out) if settings.out else Path(files[0]).parent / "explore"
     names = _names(files)
-    _write_tables(out, images, found, names, labels is not None)
+    _write_tables(out, images, findings, names, labels is not None)
 
-    shown, queries = _shown(found, len(images), settings)
+    shown, queries = _shown(findings, len(images), settings)
     by_neighbors = settings.map == "tsne" or (settings.map == "auto" and len(shown) <= _QUICK)
     say("the map" + (": t-SNE, which takes some minutes for 10,000 images" if by_neighbors else ""))
     places = project(vectors[shown], by_neighbors, settings.seed)
@@ -125,19 +125,19 @@ def explore(files: Sequence[str], settings: ExploreSettings) -> Explored:
         facts=parts[0].facts,
         count=len(images),
         shown=len(shown),
-        groups=len(found.groups),
-        grouped=sum(map(len, found.groups)),
+        groups=len(findings.groups),
+        grouped=sum(map(len, findings.groups)),
         similar=settings.similar,
-        suspects=None if labels is None else len(found.suspects),
+        suspects=None if labels is None else len(findings.suspects),
         across=len(parts) > 1,
         by_neighbors=by_neighbors,
         note=note,
         script=(Path(__file__).parent / "explore.js").read_text(),
-        data=_page_data(images, found, shown, queries, places, names, labels is not None),
+        data=_page_data(images, findings, shown, queries, places, names, labels is not None),
         atlases=atlases,
     )
     write_atomically(out / PAGE, page)
-    return Explored(out / PAGE, len(images), len(found.groups), None if labels is None else len(found.suspects))
+    return Explored(out / PAGE, len(images), len(findings.groups), None if labels is None else len(findings.suspects))
 
 
 def _require_alike(files: Sequence[str], parts: Sequence[Embeddings]) -> None:
@@ -160,7 +160,7 @@ def _names(files: Sequence[str]) -> list[str]:
     return stems if len(set(stems)) == len(stems) else list(files)
 
 
-def _write_tables(out: Path, images: Sequence[_Image], found: Findings, names: Sequence[str], labeled: bool) -> None:
+def _write_tables(out: Path, images: Sequence[_Image], findings: Findings, names: Sequence[str], labeled: bool) -> None:
     """Write all findings as CSV."""
 
     def write(name: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -177,25 +177,25 @@ def _write_tables(out: Path, images: Sequence[_Image], found: Findings, names: S
     write(
         "duplicates.csv",
         ("group", *columns),
-        ((number, *of(row)) for number, group in enumerate(found.groups, 1) for row in group),
+        ((number, *of(row)) for number, group in enumerate(findings.groups, 1) for row in group),
     )
-    distance = 1 - found.cosines.mean(1)
-    write("outliers.csv", (*columns, "distance"), ((*of(row), f"{distance[row]:.4f}") for row in found.outliers))
+    distance = 1 - findings.cosines.mean(1)
+    write("outliers.csv", (*columns, "distance"), ((*of(row), f"{distance[row]:.4f}") for row in findings.outliers))
     if labeled:
         write(
             "labels.csv",
             (*columns, "label of neighbors", "share of neighbors"),
-            ((*of(row), *found.votes[row]) for row in found.suspects),
+            ((*of(row), *findings.votes[row]) for row in findings.suspects),
         )
 
 
-def _shown(found: Findings, count: int, settings: ExploreSettings) -> tuple[NDArray[np.int64], list[int]]:
+def _shown(findings: Findings, count: int, settings: ExploreSettings) -> tuple[NDArray[np.int64], list[int]]:
     """Return the images that the page shows, and those of them whose neighbors it lists."""
     order = np.random.default_rng(settings.seed).permutation(count)
     queries = order[:_RANDOM].tolist()
-    listed = [row for group in found.groups[:_GROUPS] for row in group[:_OF_GROUP]]
-    listed += found.outliers[:_LISTED] + found.suspects[:_LISTED]
-    first = dict.fromkeys([*queries, *found.neighbors[queries].ravel().tolist(), *listed])
+    listed = [row for group in findings.groups[:_GROUPS] for row in group[:_OF_GROUP]]
+    listed += findings.outliers[:_LISTED] + findings.suspects[:_LISTED]
+    first = dict.fromkeys([*queries, *findings.neighbors[queries].ravel().tolist(), *listed])
     every = [*first, *(row for row in order.tolist() if row not in first)]
     return np.sort(np.array(every[: max(len(first), settings.points)])), queries
 
@@ -242,7 +242,7 @@ def _thumbnails(parts: Sequence[Embeddings], images: Sequence[_Image], moved: st
 
 def _page_data(
     images: Sequence[_Image],
-    found: Findings,
+    findings: Findings,
     shown: NDArray[np.int64],
     queries: Sequence[int],
     places: Floats,
@@ -269,13 +269,13 @@ def _page_data(
         "file": packed([image.file for image in of_shown], "<u2"),
         "label": packed([at[image.label] for image in of_shown] if labeled else [], "<u4"),
         "places": packed(np.rint(places * 65535), "<u2"),
-        "neighbors": packed(number[found.neighbors[shown]], "<i4"),
-        "cosines": packed(np.rint(found.cosines[shown] * 100), "<i1"),
+        "neighbors": packed(number[findings.neighbors[shown]], "<i4"),
+        "cosines": packed(np.rint(findings.cosines[shown] * 100), "<i1"),
         "queries": numbers(queries),
-        "groups": [numbers(group[:_OF_GROUP]) for group in found.groups[:_GROUPS]],
-        "sizes": [len(group) for group in found.groups[:_GROUPS]],
-        "outliers": numbers(found.outliers[:_LISTED]),
-        "suspects": numbers(found.suspects[:_LISTED]),
-        "votes": [[*found.votes[row]] for row in found.suspects[:_LISTED]],
+        "groups": [numbers(group[:_OF_GROUP]) for group in findings.groups[:_GROUPS]],
+        "sizes": [len(group) for group in findings.groups[:_GROUPS]],
+        "outliers": numbers(findings.outliers[:_LISTED]),
+        "suspects": numbers(findings.suspects[:_LISTED]),
+        "votes": [[*findings.votes[row]] for row in findings.suspects[:_LISTED]],
     }
     return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")  # no tag in it ends the script
