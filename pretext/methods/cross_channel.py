@@ -171,7 +171,7 @@ class CrossChannel(Method):
         losses = [losses.mean() for losses in self.pixel_losses(rgb, numbers)]
         if len(losses) == 1:
             return losses[0]
-        names = ["+".join(group) for group in self.groups]
+        names = [f"loss_{'+'.join(group)}" for group in self.groups]  # a channel may be called lr
         return torch.stack(losses).sum(), {name: loss.detach() for name, loss in zip(names, losses, strict=True)}
 
     @torch.inference_mode()

@@ -209,3 +209,10 @@ def test_hidden_channels_that_are_never_known_together_are_refused() -> None:
     crops[:, 2, :, 16:] = torch.nan
     with pytest.raises(UserError, match="nowhere finite together in the first training images"):
         cross_channel(["p", "q", "r"], ["p"], crops, hidden=["q", "r"], codes=16)
+
+
+def test_names_of_losses_are_no_fields_of_the_journal() -> None:
+    crops = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    method = cross_channel(["lr", "loss", "r"], ["lr", "loss"], crops, drop=0.5, codes=16)
+    losses = method.loss(crops, torch.full((8,), -1), torch.arange(8))
+    assert isinstance(losses, tuple) and losses[1].keys() == {"loss_lr", "loss_loss"}
