@@ -157,7 +157,7 @@ def build_network(
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         backbone = build_backbone(settings.backbone.name, **settings.backbone.built_with, **file)
-        backbone.read_from(settings.channels, "data.source")
+        backbone.set_source(settings.channels, "data.source")
         parts = Ingredients(
             backbone,
             settings.seed,

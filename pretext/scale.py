@@ -43,14 +43,21 @@ class ScaleSettings:
 
     def __post_init__(self) -> None:
         roles.check_ranges(self, "scale.")
-        if self.percentiles[0] >= self.percentiles[1] or self.images < 1:
-            raise UserError("scale.percentiles must rise, and scale.images must be at least 1")
+        if self.percentiles[0] >= self.percentiles[1]:
+            raise UserError(f"scale.percentiles is {list(self.percentiles)}: the first must be below the second")
+        if self.images < 1:
+            raise UserError(f"scale.images is {self.images}: it must be at least 1")
         if bool(self.low) != bool(self.high):
             raise UserError("scale.low and scale.high: set both, or neither")
-        if len(self.low) != len(self.high) or any(
-            not -math.inf < low < high < math.inf for low, high in zip(self.low, self.high, strict=True)
-        ):
-            raise UserError(f"scale.low {self.low} and scale.high {self.high}: each low must be below its high")
+        if len(self.low) != len(self.high) or any(map(_is_no_range, self.low, self.high)):
+            raise UserError(
+                f"scale.low {self.low} and scale.high {self.high}: each low must be below its high, as 32-bit floats"
+            )
+
+
+def _is_no_range(low: float, high: float) -> bool:
+    with np.errstate(over="ignore", invalid="ignore"):
+        return not 0 < np.float32(high) - np.float32(low) < np.inf
 
 
 class ChannelScale(nn.Module):
@@ -146,6 +153,11 @@ def find_ranges(
             low, high = np.percentile(finite, settings.percentiles)
             if low == high:  # nearly all values are one value
                 low, high = finite.min(), finite.max()
+            if _is_no_range(low, high):
+                raise UserError(
+                    f"channel {name} reaches from {low:g} to {high:g} in the first training images, which is no range "
+                    "of 32-bit floats; set scale.low and scale.high"
+                )
         outside = ((finite < low) | (finite > high)).mean()
         ranges.append(ChannelRange(name, float(low), float(high), float(outside), 1 - len(finite) / len(of_channel)))
     return ranges

@@ -106,7 +106,7 @@ def embed_dataset(spec: str, dataset: str, settings: EmbedSettings) -> Embedded:
     writer = require_out(settings)
     place = choose_compute(settings.device, settings.precision, settings.workers)
     network, source = open_network(spec, settings.seed), _open(dataset)
-    network.read_from(source)
+    network.set_source(source)
     stage, view = _stage(network, settings), _view(network, settings)
     cache = CacheSettings(cache_folder(settings.cache), settings.storage)
     (features,) = extract([network], source, view, [settings.pooling], place, cache, (source, view), "features")
@@ -160,7 +160,7 @@ def embed(
     place = choose_compute(settings.device, settings.precision, settings.workers)
     source = _open(images) if isinstance(images, str) else _Given(images)
     opened = open_network(network, settings.seed) if isinstance(network, str) else network
-    opened.read_from(source)
+    opened.set_source(source)
     if opened.calibrates and not opened.calibration:
         raise UserError(
             f"{opened.name}: batch norms of random weights need statistics of many images; embed a dataset to a file "

@@ -257,7 +257,7 @@ class Evaluation:
     ) -> None:
         self.network, self.targets, self.settings = network, targets, settings
         self.protocol, self.place = protocol, place
-        network.read_from(targets.train)
+        network.set_source(targets.train)
         size = network.fit_size(settings.size) if settings.size else network.size_at(protocol.ratio)
         self.view = View(size, protocol.ratio)
         names = [stage.name for stage in network.stages]

@@ -250,7 +250,7 @@ class FinetuneJob:
     def build_network(self, place: ComputeConfig, fresh: bool) -> nn.Module:
         """Build the network; if ``fresh``, with the weights at the start of training."""
         settings, start = self.settings, self.start
-        start.network.read_from(self.task.train)
+        start.network.set_source(self.task.train)
         if fresh and start.network.calibrated:
             # Every process computes them: the first process sends weights to the others, but not statistics.
             calibrate_batch_norm(start.network, self.training, View(self._side, 1.0), place)

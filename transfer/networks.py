@@ -76,13 +76,13 @@ class Network:
         """Return the side to which the middle square, ``ratio`` of an image's shorter side, is resized."""
         return self.fit_size(self.view_size if self.own_view else round(self.view_size * ratio))
 
-    def read_from(self, source: ImageDataset) -> None:
+    def set_source(self, source: ImageDataset) -> None:
         """Prepare it for images of a source.
 
         Raises:
             UserError: it cannot read their channels.
         """
-        _get_backbone(self.module).read_from(channels_of(source), self.name)
+        _get_backbone(self.module).set_source(channels_of(source), self.name)
 
     @property
     def scale(self) -> ChannelScale | None:
@@ -92,7 +92,7 @@ class Network:
 
     @property
     def channels(self) -> int:
-        """How many channels the images have that it reads, see ``read_from``."""
+        """How many channels the images have that it reads, see ``set_source``."""
         backbone = _get_backbone(self.module)
         return backbone.source_channels if self.scale is not None else 3
 

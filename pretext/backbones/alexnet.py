@@ -84,7 +84,7 @@ class AlexNet(Backbone):
         inputs: Inputs = "lightness",
     ) -> None:
         super().__init__()
-        self.reads(inputs)
+        self.set_inputs(inputs)
         if geometry not in tuple(GEOMETRIES):
             raise UserError(f"AlexNet has no geometry {geometry!r}: use one of {', '.join(GEOMETRIES)}")
         if not 0 <= dropout < 1:

@@ -113,13 +113,13 @@ class Backbone(nn.Module):
         """
         raise AssertionError("a backbone defines forward")
 
-    def reads(self, inputs: Inputs) -> None:
+    def set_inputs(self, inputs: Inputs) -> None:
         """Set what it reads; its constructor calls this. A scale of named channels is a part of the network."""
         self.inputs = inputs
         if isinstance(inputs, tuple):
             self.scale, self._positions, self.source_channels = ChannelScale(inputs), [*range(len(inputs))], len(inputs)
 
-    def read_from(self, channels: Sequence[str], origin: str) -> None:
+    def set_source(self, channels: Sequence[str], origin: str) -> None:
         """Say which channels the images have that ``to_input`` gets: names, or () for 8-bit sRGB.
 
         Raises:

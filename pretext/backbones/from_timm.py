@@ -275,7 +275,7 @@ class TimmChannels(TimmBackbone):
     def __init__(self, name: str, /, inputs: tuple[str, ...], **arguments: Any) -> None:
         self.channels, self.inputs = len(inputs), inputs
         super().__init__(name, **arguments)
-        self.reads(inputs)
+        self.set_inputs(inputs)
 
     def _register_normalization(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """Register nothing: a photograph's mean is not that of other channels."""

@@ -28,7 +28,7 @@ class Tiny(Backbone):
 
     def __init__(self, widths: Sequence[int] = _WIDTHS, inputs: Inputs = "lightness") -> None:
         super().__init__()
-        self.reads(inputs)
+        self.set_inputs(inputs)
         if (
             not isinstance(widths, Sequence)
             or len(widths) != len(_STRIDES)

@@ -16,15 +16,16 @@ from PIL import Image
 
 from pretext.data.folder import ClassFolder, Folder
 from pretext.data.formats import ARRAYS
+from pretext.data.pack_manifest import read_manifest
 from pretext.data.packed_tiff import read_packed
 from pretext.data.planes import read_planes
-from pretext.data.shards import names_shards
+from pretext.data.shards import Shards, names_shards
 from pretext.data.source import FileSource, ImageDataset, LabeledDataset, Labels, StoredDataset
 from pretext.errors import ImageError, UserError
 from pretext.scale import GRAY, SRGB
 
 MOST = 32
-NAME = re.compile(r"[A-Za-z][\w.+-]{0,31}")
+NAME = re.compile(r"[A-Za-z][\w.-]{0,31}")  # a + joins names
 _HOW = "write channels:NAMES:SOURCE, such as channels:B02,B03,B04,B08:patches"
 
 
@@ -128,6 +129,12 @@ class ChannelDataset:
         """See ``ImageDataset.key``."""
         return self.source.key(index) if self._groups is None else self._groups[index][1]
 
+    @property
+    def declared(self) -> list[str]:
+        """The channels as a user names them."""
+        ranges = ("" if extent is None else f"={extent[0]:.9g}..{extent[1]:.9g}" for extent in self._ranges)
+        return [f"{name}{extent}" for name, extent in zip(self.channels, ranges, strict=True)]
+
     @cached_property
     def _digest(self) -> str:
         names = [f"{name}{extent or ''}" for name, extent in zip(self.channels, self._ranges, strict=True)]
@@ -152,7 +159,7 @@ class ChannelDataset:
             return self.source.read_bytes(index, start, stop)
         return b"".join(map(self.source.read_bytes, self._groups[index][0]))[start:stop]
 
-    def stored(self, index: int) -> NDArray[Any]:
+    def stored_values(self, index: int) -> NDArray[Any]:
         """Return the values of image ``index`` as they are stored: (H, W, C), uint8, uint16 or float32.
 
         Raises:
@@ -178,7 +185,7 @@ class ChannelDataset:
         Raises:
             ImageError: a file cannot be read, has other channels, or floats of gray or sRGB lie outside [0, 1].
         """
-        stored = self.stored(index)
+        stored = self.stored_values(index)
         values = stored.astype(np.float32)
         values[~np.isfinite(values)] = np.nan
         full = 1.0 if stored.dtype.kind == "f" else float(np.iinfo(stored.dtype).max)
@@ -186,8 +193,10 @@ class ChannelDataset:
             return ChannelImage.of(values)
         for name, extent, plane in zip(self.channels, self._ranges, np.moveaxis(values, -1, 0), strict=True):
             low, high = extent or (0.0, full)
+            if not np.isfinite(plane).any():
+                raise ImageError(self.key(index), f"no value of {name} is a number")
             least, greatest = np.nanmin(plane, initial=high), np.nanmax(plane, initial=low)
-            if not low <= least <= greatest <= high and np.isfinite(plane).any():
+            if not low <= least <= greatest <= high:
                 raise ImageError(
                     self.key(index),
                     f"values of {name} reach from {least:g} to {greatest:g}, beyond {low:g} to {high:g}; declare their "
@@ -229,7 +238,7 @@ def parse_channels(text: str, spec: str) -> list[Channel]:
     for part in text.split(","):
         name, equals, extent = part.partition("=")
         if not NAME.fullmatch(name):
-            raise UserError(f"{spec}: {name or 'an empty text'} is no channel's name (letters, digits, ._+-); {_HOW}")
+            raise UserError(f"{spec}: {name or 'an empty text'} is no channel's name (letters, digits, ._-); {_HOW}")
         numbers = None
         if equals:
             try:
@@ -281,12 +290,20 @@ def open_channels(spec: str, labeled: bool, open_inner: Callable[[str], ImageDat
     kind = LabeledChannels if labeled else ChannelDataset
     opener = ClassFolder if labeled else Folder
     if "{channel}" in inner:
-        folder = inner[: inner.index("{")].rpartition("/")[0] or "."
-        files = opener(folder, ARRAYS)
-        return kind(channels, files, group_files(files, inner.removeprefix(f"{folder}/"), channels, spec))
+        folder, slash, _ = inner[: inner.index("{")].rpartition("/")
+        files = opener(folder or slash or ".", ARRAYS)
+        return kind(channels, files, group_files(files, inner[len(folder + slash) :], channels, spec))
     source = open_inner(inner) if ":" in inner or names_shards(inner) else opener(inner, ARRAYS)
     if not isinstance(source, StoredFiles):
         raise UserError(f"{spec}: {inner} has no files of its own; give a folder, a list or tar shards")
+    if isinstance(source, Shards):
+        for shard_folder in dict.fromkeys(path.parent for path in source.paths):
+            packed = (read_manifest(shard_folder) or {}).get("source", {}).get("channels")
+            if packed and packed != (wanted := kind(channels, source).declared):
+                raise UserError(
+                    f"{spec}: {shard_folder} was packed as channels:{','.join(packed)}, not as {','.join(wanted)}; "
+                    "name the channels as they were packed"
+                )
     return kind(channels, source)
 
 

@@ -146,6 +146,8 @@ def pack(source: str, destination: Path, settings: PackSettings) -> PackResult:
     classes = images.classes if isinstance(images, LabeledDataset) and settings.labels else None
     names = Names(images)
     wanted = {"images": len(images), "digest": names.digest, "classes": None if classes is None else len(classes)}
+    if isinstance(images, ChannelDataset):
+        wanted["channels"] = images.declared
     fixed = {name: value for name, value in to_plain(settings).items() if name != "workers"}
     with lock_manifest(destination, source, wanted, fixed) as manifest:
         recorded = [destination / shard["name"] for shard in manifest["shards"]]
@@ -205,7 +207,7 @@ class _EncodedImages(Dataset[_EncodeResult]):
         index = permute_index(rank, len(self.source), key=settings.seed) if settings.shuffle else rank
         try:
             if isinstance(self.source, ChannelDataset):
-                encoded = EncodedImage(write_packed(self.source.stored(index)), copied=False, ending="tif")
+                encoded = EncodedImage(write_packed(self.source.stored_values(index)), copied=False, ending="tif")
             else:
                 encoded = small_jpeg(self.source, index, settings.shorter, settings.quality)
             return _EncodeResult(index, self.source.key(index), encoded)

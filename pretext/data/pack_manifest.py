@@ -23,7 +23,8 @@ Manifest = dict[str, Any]
 
 complete           whether all images are packed
 pretint, decoder   the versions of Pretint and of the decoder
-source             name, as the user wrote it; images (their number), digest of their keys, classes (number or None)
+source             name, as the user wrote it; images (their number), digest of their keys, classes (number or
+                   None); of named channels channels: NAME or NAME=LOW..HIGH
 settings           those that change the shards
 images, skipped    the number of packed images, and of those that cannot be read
 shards             for each finished shard: name; first, stop (ranks of its images in the order of packing); images,
@@ -76,7 +77,7 @@ def lock_manifest(folder: Path, name: str, source: dict[str, Any], settings: dic
     Args:
         folder: the folder.
         name: the name of the source, as the user wrote it.
-        source: number and digest of the source's images, and number of classes; must not change between calls.
+        source: number and digest of the source's images, number of classes, channels; must not change between calls.
         settings: the settings that change the shards; they must not change either.
 
     Raises:
@@ -116,7 +117,7 @@ def lock_manifest(folder: Path, name: str, source: dict[str, Any], settings: dic
         if before != {"name": before["name"], **source}:
             raise UserError(
                 f"{folder}: was packed from other images ({before['images']} of {before['name']}, now "
-                f"{source['images']}, or other names or classes); restore those, or choose a new folder"
+                f"{source['images']}, or other names, channels or classes); restore those, or choose a new folder"
             )
         good = 0  # number of shards that are as recorded
         for shard in manifest["shards"]:

@@ -64,7 +64,7 @@ def read_packed(data: bytes, channels: int) -> NDArray[Any] | None:
         is_packed = (
             tags[_COMPRESSION] == (8,)
             and tags[_MEANING] == (1,)  # black is zero
-            and 0 < width * height <= (Image.MAX_IMAGE_PIXELS or math.inf)
+            and 0 < width * height * max(3, channels) <= 3 * (Image.MAX_IMAGE_PIXELS or math.inf)
             and tags[_SAMPLES] == (channels,)
             and tags[_ROWS][0] >= height
             and (channels == 1 or tags[_PLANAR] == (2,))

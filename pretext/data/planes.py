@@ -74,7 +74,7 @@ def read_planes(data: bytes, key: str, channels: Sequence[str]) -> NDArray[Any]:
 
     Raises:
         ImageError: the data is empty, truncated, damaged or of no known format; has other channels, several images, or
-            more pixels than ``PIL.Image.MAX_IMAGE_PIXELS``; or needs a package that is not installed.
+            more values than RGB of ``PIL.Image.MAX_IMAGE_PIXELS``; or needs a package that is not installed.
         MemoryError: there is not enough memory for an image of its size.
     """
     assert channels
@@ -135,6 +135,10 @@ def _check(header: _Header, channels: Sequence[str]) -> None:
         raise UserError(f"has no pixels: shape {shape}")
     pixels = shape[axes.index("Y")] * shape[axes.index("X")]
     _check_pixels(pixels)
+    if (values := math.prod(shape)) > (most := 3 * (Image.MAX_IMAGE_PIXELS or math.inf)):
+        raise UserError(
+            f"too large: {values} values, more than {most}, as many as the largest RGB has; cut it in tiles"
+        )
     count = math.prod(shape) // pixels
     if count != len(channels):
         raise UserError(f"has {count} channel{'s' * (count != 1)} (shape {shape}); expected {_describe(channels)}")

@@ -106,7 +106,7 @@ def scan(base: bytes, shown: str, by_class: bool, more: tuple[str, ...] = ()) ->
     if not by_class:
         state.add_below(b"", frozenset())
         if not state.count:
-            raise UserError(_no_images(shown, state.left_out))
+            raise UserError(_no_images(shown, state.left_out, more))
         return state.listing([], [])
     items = state.children(b"", frozenset())
     folders = [item for item in items if isinstance(item, tuple)]
@@ -121,7 +121,7 @@ def scan(base: bytes, shown: str, by_class: bool, more: tuple[str, ...] = ()) ->
         state.add_below(name, above)
         counts.append(state.count - before)
         if not counts[-1]:
-            raise UserError(_no_images(f"{shown.rstrip('/')}/{readable(name)}", state.left_out))
+            raise UserError(_no_images(f"{shown.rstrip('/')}/{readable(name)}", state.left_out, more))
         left_out.add_all(state.left_out)
     state.left_out = left_out
     return state.listing([name for name, _ in folders], counts)
@@ -243,11 +243,12 @@ def _kind(entry: os.DirEntry[bytes]) -> Literal["folder", "file", "broken", "spe
     return "special"
 
 
-def _no_images(where: str, left_out: SkippedFiles) -> str:
+def _no_images(where: str, left_out: SkippedFiles, more: tuple[str, ...]) -> str:
     """Return the message for a folder without images."""
+    endings = " ".join([USUAL, *more])
     if not left_out:
-        return f"{where}: the folder is empty; put images in it ({USUAL})"
-    return f"{where}: no images, {left_out.describe()}; names of images end in {USUAL}"
+        return f"{where}: the folder is empty; put images in it ({endings})"
+    return f"{where}: no images, {left_out.describe()}; names of images end in {endings}"
 
 
 def open_listing(base: bytes, shown: str, by_class: bool, more: tuple[str, ...] = ()) -> Listing:

@@ -59,8 +59,13 @@ class CrossChannel(Method):
         if not isinstance(colors or {}, Mapping) or not all(isinstance(c, str) for c in (colors or {}).values()):
             raise UserError(f"method.arguments: colors is {colors}: give a color for each name, such as {{DAPI: blue}}")
         self.backbone, self.seed, self.drop, self.lookup = parts.backbone, parts.seed, drop, dict(colors or {})
-        for color in self.lookup.values():
+        for name, color in self.lookup.items():
             to_rgb(color)
+            if name not in parts.channels:
+                raise UserError(
+                    f"method.arguments: colors has {name}, which is no channel; data.source has "
+                    f"{', '.join(parts.channels)}"
+                )
         inputs, objective = parts.backbone.inputs, parts.objective
         if not isinstance(inputs, tuple):
             raise UserError(
@@ -86,10 +91,11 @@ class CrossChannel(Method):
             )
         if objective.name not in ("rebalanced", "plain"):
             raise UserError(f"method cross_channel: objective.name is {objective.name}; set rebalanced or plain")
-        if not objective.neighbors <= codes <= 4096 or (len(hidden) == 2 and math.isqrt(codes) ** 2 != codes):
+        fewest = max(2, objective.neighbors)
+        if not fewest <= codes <= 4096 or (len(hidden) == 2 and math.isqrt(codes) ** 2 != codes):
             raise UserError(
-                f"method.arguments: codes is {codes}: it must lie in [{objective.neighbors}, 4096], and be a square "
-                "for two hidden channels"
+                f"method.arguments: codes is {codes}: it must lie in [{fewest}, 4096], and be a square for "
+                "two hidden channels"
             )
         self.stride, self.rebalanced, self.uniform = objective.stride, objective.name == "rebalanced", objective.uniform
         self.groups: list[tuple[str, ...]] = [tuple(hidden)] * bool(hidden)
@@ -125,25 +131,25 @@ class CrossChannel(Method):
                 prior = estimate_prior([points.T[None, :, None]], objective.gamut)
                 objective.weights.copy_(rebalancing_weights(prior, self.uniform))
 
-    def dropped(self, numbers: Tensor) -> Tensor:
+    def draw_hidden(self, numbers: Tensor) -> Tensor:
         """Return which channels that the backbone reads are hidden from it, bool (B, channels), for each sample."""
         drawn = uniforms(self.seed ^ _KEY, numbers, len(self.backbone.inputs))
         return (drawn < self.drop) & (drawn < drawn.amax(1, keepdim=True))
 
     def predict(self, images: Tensor, numbers: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Return the logits of each group on the head's grid, (B, Q, h, w); and what ``dropped`` returns.
+        """Return the logits of each group on the head's grid, (B, Q, h, w); and what ``draw_hidden`` returns.
 
         Args:
             images: (B, C, H, W), as for ``image_losses``.
             numbers: (B,), int64.
         """
-        hidden = self.dropped(numbers).to(images.device)
+        hidden = self.draw_hidden(numbers).to(images.device)
         shown = self.backbone.to_unit(images).masked_fill(hidden[..., None, None], math.nan)
         features, stage = self.backbone(self.backbone.from_unit(shown)), self.backbone.stages[-1]
         output = on_grid(self.head(features[stage.name]), stage.stride, self.stride, images.shape[-2:])
         return list(output.chunk(len(self.groups), 1)), hidden
 
-    def asked(self, truths: Sequence[Tensor], hidden: Tensor) -> list[Tensor]:
+    def counted(self, truths: Sequence[Tensor], hidden: Tensor) -> list[Tensor]:
         """Return which pixels count, bool (B, h, w), of each group: the truth is known, and was not shown."""
         first = len(self.groups) - hidden.shape[1] if self.drop else len(self.groups)
         counts = [truth.isfinite().all(1) for truth in truths]
@@ -157,7 +163,7 @@ class CrossChannel(Method):
         truths = self.targets(rgb)
         losses = []
         for objective, output, truth, counts in zip(
-            self.objectives, outputs, truths, self.asked(truths, hidden), strict=True
+            self.objectives, outputs, truths, self.counted(truths, hidden), strict=True
         ):
             losses.append(objective.pixel_losses(output, truth.nan_to_num(0)) * counts)
         return losses
@@ -199,16 +205,16 @@ class CrossChannel(Method):
             decoded = [
                 objective.decode(output.float()) for objective, output in zip(self.objectives, outputs, strict=True)
             ]
-            asked = self.asked(truths, hidden)
+            of_groups = self.counted(truths, hidden)
             for objective, truth, values, counts, found in zip(
-                self.objectives, truths, decoded, asked, hits, strict=True
+                self.objectives, truths, decoded, of_groups, hits, strict=True
             ):
                 right, named = (objective.gamut.encode(each.nan_to_num(0)).nearest for each in (truth, values))
                 for times, selected in zip(found, (counts, counts & (right == named)), strict=True):
                     times += torch.bincount(right[selected].cpu(), minlength=len(times))
             counted = torch.cat([
                 counts[:, None].expand(-1, len(group), -1, -1)
-                for counts, group in zip(asked, self.groups, strict=True)
+                for counts, group in zip(of_groups, self.groups, strict=True)
             ], 1)  # fmt: skip
             values, truth = (self.scale.inverse(torch.cat(list(each), 1)) for each in (decoded, truths))
             apart = (values - truth).abs().where(counted, 0)

@@ -208,7 +208,7 @@ def write_onnx(
     except ImportError as error:
         raise UserError(f"{error.name} is not installed: pip install 'pretint[export]'") from error
     if isinstance(backbone.inputs, tuple):
-        backbone.read_from(backbone.inputs, "the input")
+        backbone.set_source(backbone.inputs, "the input")
     graph = _Graph(backbone, colorizer, input_kind != "lightness").eval()
     batch = _batch(images, 2, size, backbone, input_kind)
     with torch.no_grad():

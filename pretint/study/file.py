@@ -19,6 +19,7 @@ from pretext.yaml_reader import read_yaml
 
 NAME = r"[A-Za-z0-9][\w.,+%= -]{0,59}"
 _PLACE = re.compile(r"\{(\w+)\}")
+_PATTERN = ("id", "channel")  # of the files of named channels
 _MOST = 10_000  # variants
 _TYPES: dict[str, tuple[type, str]] = {
     "ask": (dict, "settings"),
@@ -252,10 +253,10 @@ def _check(values: Any, path: Path) -> Any:
 def _fill(value: Any, places: Mapping[str, str], path: Path) -> Any:
     """Return a value with folders in place of the names in braces."""
     if isinstance(value, str):
-        missing = [name for name in _PLACE.findall(value) if not places.get(name)]
+        missing = [name for name in _PLACE.findall(value) if name not in _PATTERN and not places.get(name)]
         if missing:
             raise UserError(f"{path}: place {missing[0]} has no folder; write {missing[0]}=FOLDER after the file")
-        return _PLACE.sub(lambda match: places[match[1]], value)
+        return _PLACE.sub(lambda match: places.get(match[1], match[0]), value)
     if isinstance(value, dict):
         return {_fill(key, places, path): _fill(item, places, path) for key, item in value.items()}
     if isinstance(value, list):

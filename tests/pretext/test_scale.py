@@ -65,10 +65,17 @@ def test_channels_without_information_are_refused() -> None:
     assert (extent.low, extent.high) == (0, 7)
 
 
+def test_a_range_beyond_floats_of_32_bits_is_refused() -> None:
+    crop = torch.tensor([-3e38, 3e38]).expand(1, 4, 2)
+    with pytest.raises(UserError, match=r"channel p reaches from -3e\+38 to 3e\+38 .*; set scale.low and scale.high"):
+        find_ranges([crop], ["p"], ScaleSettings(percentiles=(0, 100)))
+
+
 @pytest.mark.parametrize(
     "values",
     [
         {"low": [1]}, {"low": [1], "high": [1]}, {"low": [1, 2], "high": [3]}, {"low": [float("nan")], "high": [1]},
+        {"low": [0], "high": [1e-50]}, {"low": [-1e39], "high": [1]}, {"low": [1], "high": [1 + 1e-12]},
         {"percentiles": (50, 50)}, {"percentiles": (-1, 50)}, {"images": 0},
     ],
 )  # fmt: skip

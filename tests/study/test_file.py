@@ -92,6 +92,12 @@ def test_what_is_wrong_is_one_line(case: str, tmp_path: Path) -> None:
     assert part in str(error.value) and "\n" not in str(error.value), error.value
 
 
+def test_a_pattern_of_channels_is_no_place(small: Path) -> None:
+    small.write_text(small.read_text().replace('"{images}/train"', '"channels:a,b:{images}/{id}_{channel}.tif"'))
+    source = read_study(small, {"images": "/some/where"}).settings["data.source"]
+    assert source == "channels:a,b:/some/where/{id}_{channel}.tif"
+
+
 def test_an_unknown_place_is_refused(small: Path) -> None:
     with pytest.raises(UserError, match=r"imagenet: .* has no place of this name \(images\)"):
         read_study(small, {"imagenet": "x"})

@@ -168,7 +168,7 @@ def extract(
         KeyboardInterrupt, SystemExit: a signal requested a stop; everything computed is kept.
     """
     for network in networks:
-        network.read_from(source)
+        network.set_source(source)
     wanted = wanted_entries(networks, source, view, rules, place, cache.storage, calibrate_on)
     described = {key_of(entry.identity): entry for by_rule in wanted for entry in by_rule.values()}
     users: dict[str, tuple[Network, str]] = {}
@@ -289,12 +289,12 @@ def calibrate_batch_norm(network: Network, source: ImageDataset, view: View, pla
         norm.reset_running_stats()
         norm.momentum = None  # a plain mean over batches
         norm.train()  # only the norms: dropout would add randomness
-    drawn, seen = (
-        Subset(source, range(min(_CALIBRATION_IMAGES, len(source))), seed=0),
-        0,
-    )  # in random order, so that batches mix the classes
+    # In random order, so that batches mix the classes.
+    drawn = Subset(source, range(min(_CALIBRATION_IMAGES, len(source))), seed=0)
+    seen, skipped = 0, list[tuple[str, str]]()
     try:
         for batch in stream(EvalDataset(drawn, *view), range(len(drawn)), _AT_ONCE, place.workers):
+            skipped += batch.skipped
             if len(batch.rgb) > 1:
                 seen += len(batch.rgb)
                 run_network(network, batch.rgb, place)
@@ -303,7 +303,8 @@ def calibrate_batch_norm(network: Network, source: ImageDataset, view: View, pla
             norm.momentum = momentum
             norm.eval()
     if not seen:
-        raise UserError(f"{network.name}: its batch-norm statistics need at least two images that can be read")
+        reason = f"; {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
+        raise UserError(f"{network.name}: its batch-norm statistics need at least two images that can be read{reason}")
     network.calibration = mark
 
 

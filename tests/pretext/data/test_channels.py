@@ -72,7 +72,7 @@ def test_what_is_not_finite_is_nan_and_black_in_gray(tmp_path: Path) -> None:
     assert values(open_dataset(f"channels:gray=0..2:{tmp_path}")).ravel().tolist() == [0.25, 0.625]
 
 
-def test_each_channel_in_a_file_of_its_own(tmp_path: Path) -> None:
+def test_each_channel_in_a_file_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for plate in ("x", "y"):
         (tmp_path / plate).mkdir()
         for site in (1, 2):
@@ -86,6 +86,9 @@ def test_each_channel_in_a_file_of_its_own(tmp_path: Path) -> None:
     labeled = open_labeled(name)
     assert labeled.classes == ["x", "y"] and labeled.labels.tolist() == [0, 0, 1, 1]
     assert len(find_shared(source, source)) == 4
+    monkeypatch.chdir(tmp_path)
+    for pattern, key in (("{id}_w{channel}.tif", "x/s1"), ("x/{id}_w{channel}.tif", "s1")):
+        assert open_dataset(f"channels:GFP,DAPI:{pattern}").key(0) == key, "from the working folder"
     (tmp_path / "x" / "s2_wGFP.tif").unlink()
     with pytest.raises(UserError, match="1 of 4 images lack a channel; the first: x/s2 has no GFP"):
         open_dataset(name)
@@ -110,7 +113,34 @@ def test_packed_images_keep_every_value(tmp_path: Path, dtype: str) -> None:
     assert packed.classes == source.classes and packed.labels.tolist() == source.labels.tolist()
     assert isinstance(packed, ChannelDataset) and isinstance(source, ChannelDataset)
     for index in range(4):
-        assert packed.stored(index).dtype == dtype and np.array_equal(packed.stored(index), source.stored(index))
+        ours, theirs = packed.stored_values(index), source.stored_values(index)
+        assert ours.dtype == dtype and np.array_equal(ours, theirs)
+    with pytest.raises(UserError, match=r"packed from other images .*or other names, channels or classes"):
+        pack(f"channels:p,r,q:{tmp_path / 'in'}", tmp_path / "out", PackSettings(workers=0))
+    with pytest.raises(UserError, match="was packed as channels:p,q,r, not as q,p,r"):
+        open_dataset(f"channels:q,p,r:{tmp_path / 'out'}")
+
+
+def test_an_image_that_is_no_number_cannot_be_read(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.full((4, 5), np.nan, np.float32))
+    with pytest.raises(ImageError, match=r"a.npy: no value of gray is a number"):
+        values(open_dataset(f"channels:gray:{tmp_path}"))
+    assert np.isnan(values(open_dataset(f"channels:p:{tmp_path}"))).all()
+
+
+def test_more_values_than_an_rgb_image_may_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    for channels, side in ((3, 10), (4, 10)):
+        image = noise(side, side, channels)
+        names = [f"c{at}" for at in range(channels)]
+        np.save(tmp_path / "a.npy", image)
+        for data in (write_packed(image), (tmp_path / "a.npy").read_bytes()):
+            if channels == 3:
+                assert np.array_equal(read_planes(data, "x", names), image)
+            else:
+                assert read_packed(data, channels) is None
+                with pytest.raises(ImageError, match="too large: 400 values, more than 300"):
+                    read_planes(data, "x", names)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4])
@@ -175,7 +205,7 @@ def test_sixteen_bits_give_the_features_of_eight(tmp_path: Path) -> None:
     torch.testing.assert_close(views[1] * 255, views[0][:, :1].float(), rtol=0, atol=1.0)  # Pillow rounds twice
     for inputs in ("lightness", "rgb"):
         backbone = build_backbone("tiny", inputs=inputs).eval()
-        backbone.read_from(("gray",), "images")
+        backbone.set_source(("gray",), "images")
         first, second = (backbone(backbone.to_input(images)) for images in views)
         for stage, features in first.items():
             torch.testing.assert_close(second[stage], features, rtol=0, atol=0.02 * float(features.abs().max()))
@@ -187,6 +217,8 @@ def test_sixteen_bits_give_the_features_of_eight(tmp_path: Path) -> None:
         ("channels:", "write channels:NAMES:SOURCE"),
         ("channels:a,b", "write channels:NAMES:SOURCE"),
         ("channels:a,,b:x", "an empty text is no channel's name"),
+        ("channels:a+b:x", r"a\+b is no channel's name"),
+        ("channels:a,b:EMPTY", r"the folder is empty; put images in it \(.jpg .* .npy"),
         ("channels:a b:x", "a b is no channel's name"),
         ("channels:a,b,a:x", "two channels are called a; give each its own name"),
         ("channels:gray=5:x", "5 is no range of gray; write gray=0..4095"),
@@ -198,6 +230,6 @@ def test_sixteen_bits_give_the_features_of_eight(tmp_path: Path) -> None:
         ("channels:a,b:bundled:train", "bundled:train has no files of its own"),
     ],
 )
-def test_names_that_are_refused(name: str, message: str) -> None:
+def test_names_that_are_refused(name: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
-        open_dataset(name)
+        open_dataset(name.replace("EMPTY", str(tmp_path)))

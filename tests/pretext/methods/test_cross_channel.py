@@ -55,7 +55,7 @@ def test_with_lab_and_the_gamut_it_is_colorization() -> None:
     method.backbone = colorization.backbone  # reads L, unscaled
     method.backbone.to_unit = lambda lab: lab[:, :1]  # type: ignore[method-assign]
     method.backbone.from_unit = lambda unit: unit  # type: ignore[method-assign]
-    method.dropped = lambda numbers: torch.zeros(6, 1, dtype=torch.bool)  # type: ignore[method-assign]
+    method.draw_hidden = lambda numbers: torch.zeros(6, 1, dtype=torch.bool)  # type: ignore[method-assign]
     method.scale.forward = lambda values: values  # type: ignore[method-assign]
     lab = torch.cat([rgb_to_lightness(rgb), rgb_to_ab(rgb)], 1)
     colorization.objective.gray_threshold = 0.0
@@ -143,9 +143,9 @@ def test_dropped_channels_alone_have_a_loss_and_are_not_seen() -> None:
     crops = torch.rand(40, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     method = cross_channel(["p", "q", "r"], ["p", "q"], crops, hidden=["r"], codes=16, drop=0.4).eval()
     numbers = torch.arange(40)
-    hidden = method.dropped(numbers)
+    hidden = method.draw_hidden(numbers)
     assert 0.2 < hidden.float().mean() < 0.45 and not hidden.all(1).any() and method.groups == [("r",), ("p",), ("q",)]
-    assert torch.equal(method.dropped(numbers[7:9]), hidden[7:9])
+    assert torch.equal(method.draw_hidden(numbers[7:9]), hidden[7:9])
     losses = method.pixel_losses(crops, numbers)
     for at in (0, 1):
         assert torch.equal(losses[1 + at].flatten(1).amax(1) > 0, hidden[:, at])
@@ -177,6 +177,7 @@ def test_unknown_values_have_no_loss_and_lie_in_the_middle() -> None:
         ({"hidden": 5}, "hidden is 5: give a list of channels' names"),
         ({"hidden": [["r"]]}, "give a list of channels' names"),
         ({"colors": ["blue"]}, "give a color for each name"),
+        ({"hidden": ["r"], "colors": {"s": "blue"}}, "colors has s, which is no channel; data.source has p, q, r"),
         ({"hidden": ["r", "r"]}, "give a list of different channels"),
         ({}, "no channel is hidden"),
         ({"drop": 0.3}, "no channel is hidden"),

@@ -203,7 +203,7 @@ def test_calibration_is_determined_and_not_repeated() -> None:
     assert len(source.reads) == 32
     calibrate_batch_norm(networks[0], Noise(90, seed=1), View(32), PLACE)
     assert not torch.equal(*(network.module.state_dict()["backbone.net.bn1.running_mean"] for network in networks))
-    with pytest.raises(UserError, match="two images"):
+    with pytest.raises(UserError, match=r"at least two images that can be read; 000000.png: torn"):
         calibrate_batch_norm(networks[0], Noise(2, bad=(0,)), View(32), PLACE)
 
 
