@@ -42,17 +42,27 @@ class FileScheduling(LoadScopeScheduling):
 
 LONGEST = (
     "tests/slurm/",
-    "tests/study/test_interrupted",
-    "tests/study/test_local_runner",
-    "tests/transfer/test_many_classes",
     "tests/test_artifacts",
-    "tests/test_wheel",
+    "tests/transfer/test_finetune",
+    "tests/pretext/engine/test_distributed",
+    "tests/transfer/test_many_classes",
+    "tests/transfer/test_evaluation",
+    "tests/study/test_local_runner",
+    "tests/pretext/backbones/",
+    "tests/study/test_interrupted",
+    "tests/transfer/tasks/",
+    "tests/test_",
+    "tests/pretext/engine/",
+    "tests/pretext/weights/",
+    "tests/transfer/test_disk_usage",
 )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take minutes (--no-loadscope-reorder): no process waits for one of them at the end."""
-    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
+    items.sort(
+        key=lambda item: next((at for at, name in enumerate(LONGEST) if item.nodeid.startswith(name)), len(LONGEST))
+    )
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FileScheduling:

@@ -29,6 +29,7 @@ ANY_SIZE: tuple[dict[str, bool], ...] = (
 _SIZE_STEP = 512  # pixels between the two sizes whose features are compared
 _MAX_SIZE = 1024  # pixels
 _STRIDES: dict[str, tuple[int, ...]] = {}  # measured strides, by model and arguments
+_ADVICE: dict[str, str | None] = {}  # about a refused shape, by model and arguments: it takes seconds to find
 
 
 class TimmBackbone(Backbone):
@@ -152,9 +153,12 @@ class TimmBackbone(Backbone):
             _remove_last_stride(net)
         return net
 
+    def _architecture(self, last_stride: int | None) -> str:
+        return f"{self.name} {self.channels} {sorted(self._arguments.items())} {self._vgg_stride} {last_stride}"
+
     def _measure_strides(self, last_stride: int | None) -> tuple[int, ...]:
         """Return the measured strides of the stages, cached; () if ``last_stride`` 1 makes the net fail."""
-        key = f"{self.name} {self.channels} {sorted(self._arguments.items())} {self._vgg_stride} {last_stride}"
+        key = self._architecture(last_stride)
         if key not in _STRIDES:
             net, declared = self._make_meta_net(last_stride).eval(), self.net.feature_info.reduction()  # type: ignore[operator, union-attr]
             try:
@@ -187,27 +191,35 @@ class TimmBackbone(Backbone):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Return the features of every stage; see ``Backbone.forward``."""
         normalized = self.normalize(x)
-        size = tuple(normalized.shape[-2:])
         try:
             maps = self.net(normalized)
         except Exception as error:  # timm's models can raise anything
-            net = self._make_meta_net(self._last_stride).train(self.net.training)
-            if find_error(net, (len(normalized), self.channels, *size)) is None:  # e.g. memory, not the size
+            shape = (len(normalized), self.channels, *normalized.shape[-2:])
+            key = f"{self._architecture(self._last_stride)} {shape} {self.net.training}"
+            if key not in _ADVICE:
+                _ADVICE[key] = self._advise(shape)
+            if (advice := _ADVICE[key]) is None:
                 raise
-            nearest = self.fit_size(max(size))
-            if self.only_size is not None:
-                advice = f"give it {self.only_size[0]} x {self.only_size[1]}, or set img_size if the model has it"
-            elif nearest != max(size) and find_error(net, (2, self.channels, nearest, nearest)) is None:
-                advice = f"give it {nearest} x {nearest}"
-            else:
-                least = find_least_size(net, self.channels, max(size))
-                advice = f"give it at least {least} x {least}" if least else "use another model"
             raise UserError(
-                f"timm model {self.name} cannot take {size[0]} x {size[1]} pixels ({first_line(error)}): {advice}"
+                f"timm model {self.name} cannot take {shape[2]} x {shape[3]} pixels ({first_line(error)}): {advice}"
             ) from error
         if self.channels_last:
             maps = [features.permute(0, 3, 1, 2) for features in maps]
         return {stage.name: features for stage, features in zip(self.stages, maps, strict=True)}
+
+    def _advise(self, shape: tuple[int, int, int, int]) -> str | None:
+        """Return what to do about a refused (B, C, H, W); None if its size is not at fault, but memory, say."""
+        net = self._make_meta_net(self._last_stride).train(self.net.training)
+        if find_error(net, shape) is None:
+            return None
+        side = max(shape[2:])
+        nearest = self.fit_size(side)
+        if self.only_size is not None:
+            return f"give it {self.only_size[0]} x {self.only_size[1]}, or set img_size if the model has it"
+        if nearest != side and find_error(net, (2, self.channels, nearest, nearest)) is None:
+            return f"give it {nearest} x {nearest}"
+        least = find_least_size(net, self.channels, side)
+        return f"give it at least {least} x {least}" if least else "use another model"
 
     def fit_size(self, size: int) -> int:
         """Return the model's only size, or a multiple of its patches or windows; see ``Backbone.fit_size``."""
@@ -287,7 +299,9 @@ class TimmChannels(TimmBackbone):
 
 def is_timm_model(name: str) -> bool:
     """Return whether timm has a model of that name; it may have a tag: resnet50.a1_in1k."""
-    import timm
+    if "/" in name:  # a path
+        return False
+    import timm  # not at the top: the import takes seconds
 
     return bool(timm.is_model(name.partition(".")[0]))
 

@@ -36,7 +36,6 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]
 @pytest.mark.parametrize(
     ("classes", "command", "protocol", "mode"),
     [
-        (1_000, "probe", "modern", "cached"),
         (1_000, "probe", "modern", "augmented"),
         (1_000, "knn", "knn", "cached"),
         (10_000, "probe", "modern", "cached"),

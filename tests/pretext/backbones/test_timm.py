@@ -220,7 +220,7 @@ def test_a_stride_that_cannot_be_removed_is_said_in_one_line(name: str, argument
 
 @pytest.fixture(
     scope="module",
-    params=[*(pytest.param(name, marks=pytest.mark.slow) for name in ("vgg11", "vgg11_bn")), "test_resnet", "test_vit"],
+    params=[pytest.param("vgg11", marks=pytest.mark.slow), "test_resnet", "test_vit"],
 )
 def rgb_net(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Path, str]:
     """A model of RGB with weights of a size that matters, and its file."""

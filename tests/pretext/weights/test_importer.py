@@ -382,7 +382,7 @@ WRAPPINGS: dict[str, Callable[[Weights], object]] = {
     ("release", "wrapping"),
     one_fast(
         ("eccv16", "compiled"),
-        [*(("eccv16", wrapping) for wrapping in WRAPPINGS), ("siggraph17", "compiled"), ("vissl_alexnet", "model")],
+        [("eccv16", "compiled"), ("siggraph17", "model"), *(("vissl_alexnet", wrapping) for wrapping in WRAPPINGS)],
     ),
 )
 def test_what_stands_before_all_names_is_taken_off(
