@@ -95,7 +95,8 @@ def _measured(case: _Case, targets: Targets, shown: str, place: ComputeConfig, r
                 partial = Partial(Artifact(cache.folder / "part", {}, "classifiers", ""), lambda: ExitStatus.COMPLETE)
                 stages = [stage.name for stage in network.stages]
                 divided = split(targets.train.labels, protocol.holdout, 0, good=train.good)
-                return EvaluationTask(network, stages, train, test, targets, divided, view, 0, place, partial)
+                labels = targets.test.labels
+                return EvaluationTask(network, stages, train, test, labels, targets, divided, view, 0, place, partial)
 
             extracted.append(seconds(features, place.device))
             verification = seconds(features, place.device)

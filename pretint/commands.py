@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -196,6 +197,29 @@ def load(name: str) -> Any:
     return getattr(import_module(module), attribute)
 
 
+def _merge_tests(words: Sequence[str]) -> list[str]:
+    """Merge ``--test A=a --test B=b`` into one mapping, as the settings need it; a single test set needs no name.
+
+    Raises:
+        UserError: one of several has no name, or two have the same.
+    """
+    rest: list[str] = []
+    tests: list[str] = []
+    for before, word in pairwise(["", *words]):
+        if before == "--test":
+            tests.append(word)
+        elif word.startswith("--test="):
+            tests.append(word.removeprefix("--test="))
+        elif word != "--test":
+            rest.append(word)
+    named = {match[1]: match[2] for test in tests if (match := re.fullmatch(r"([\w.-]+)=(.+)", test))}
+    if len(tests) < 2 and not (named and not Path(tests[0]).exists()):
+        return list(words)
+    if len(named) < len(tests):
+        raise UserError("several test sets need a name each: --test plain=FOLDER --test fog=FOLDER")
+    return [*rest, f"--test={json.dumps(named)}"]
+
+
 def _require_labeled(_: list[Any], settings: Any) -> None:
     load("transfer.targets:require_named")(settings.train, settings.test)
 
@@ -251,15 +275,15 @@ _COMMANDS = (
     Command(
         "probe", "judge", "Fit linear classifiers on every stage of frozen networks, and of the same networks at "
         "random weights.",
-        (NETWORKS,), "transfer.probes.linear:ProbeSettings", _require_labeled, evaluates=True,
+        (NETWORKS,), "transfer.probes.linear:ProbeSettings", _require_labeled, evaluates=True, rewrite=_merge_tests,
     ),
     Command(
         "knn", "judge", "Evaluate every stage of frozen networks by the nearest neighbors of the test images.",
-        (NETWORKS,), "transfer.probes.knn:KnnSettings", _require_labeled, evaluates=True,
+        (NETWORKS,), "transfer.probes.knn:KnnSettings", _require_labeled, evaluates=True, rewrite=_merge_tests,
     ),
     Command(
         "svm", "judge", "Fit a linear SVM per class on every stage of frozen networks, as in Goyal et al. 2019.",
-        (NETWORKS,), "transfer.probes.svm:SvmSettings", _require_labeled, evaluates=True,
+        (NETWORKS,), "transfer.probes.svm:SvmSettings", _require_labeled, evaluates=True, rewrite=_merge_tests,
     ),
     Command(
         "finetune", "judge", "Fine-tune networks on PASCAL VOC, whole or frozen up to a stage: finetune classify, "

@@ -20,7 +20,7 @@ from pretext.errors import ImageError, UserError
 from pretext.false_color import to_photograph
 from pretext.files import png_bytes
 from pretext.store import key_of
-from transfer.evaluation import Evaluation, EvaluationSettings
+from transfer.evaluation import Evaluation, EvaluationSettings, open_test_sets
 from transfer.features import cache_folder, wanted_entries
 from transfer.features.cache import unwritten_bytes
 from transfer.finetune import FinetuneJob, starts
@@ -30,7 +30,6 @@ from transfer.probes.linear import ProbeSettings
 from transfer.probes.svm import SvmSettings
 from transfer.protocols import LinearProtocol, NearestProtocol, ProbeProtocol, Protocol, SvmProtocol, find_protocol
 from transfer.results import Mode
-from transfer.targets import open_targets
 from transfer.tasks import visualize
 from transfer.tasks.registry import TASKS, open_task
 from transfer.tasks.task import FinetuneSettings
@@ -121,21 +120,22 @@ def _evaluation_disk(
     except UserError:  # this machine may lack the job's device
         device = torch.device("cpu")
     place = ComputeConfig(torch.device("cpu"), pick_precision(settings.precision, device), 0)
-    targets = open_targets(settings.train, settings.test, settings.classes)
+    targets = open_test_sets(settings)
+    first = next(iter(targets.values()))
     lacking: list[tuple[Evaluation, Mode]] = []
     notes: list[str] = []
     for network in open_networks(specs, settings.seed, settings.reference):
         evaluations = [(Evaluation(network, targets, settings, protocol, mode, place), mode) for mode in modes]
-        undone = [(evaluation, mode) for evaluation, mode in evaluations if evaluation.load_finished() is None]
+        undone = [(evaluation, mode) for evaluation, mode in evaluations if None in evaluation.load_finished().values()]
         lacking += undone
         if not undone:
             notes.append(f"{network.name} is evaluated: it writes nothing.")
-    folder, classes = cache_folder(settings.cache), len(targets.classes)
+    folder, classes = cache_folder(settings.cache), len(first.classes)
     features: dict[str, int] = {}  # by entry name; networks with the same weights share an entry
     passing = 0
     for view in dict.fromkeys(evaluation.view for evaluation, _ in lacking):
         alike = [(evaluation, mode) for evaluation, mode in lacking if evaluation.view == view]
-        for source in (targets.train, targets.test):
+        for source in (first.train, *(one.test for one in targets.values())):
             wanted = wanted_entries(
                 [evaluation.network for evaluation, _ in alike],
                 source,
@@ -143,7 +143,7 @@ def _evaluation_disk(
                 protocol.poolings,
                 place,
                 settings.storage,
-                (targets.train, view),
+                (first.train, view),
             )
             for (evaluation, mode), entries in zip(alike, wanted, strict=True):
                 for identity, columns in entries.values():

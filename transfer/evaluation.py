@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pretext import roles
 from pretext.data.batches import EvalDataset
 from pretext.data.duplicates import find_shared
+from pretext.data.source import Labels
 from pretext.engine.checkpoint import load_checkpoint, write_state
 from pretext.engine.device import ComputeConfig, choose_compute, device_name, versions
 from pretext.engine.memory import explain_memory_shortage, peak_memory, reset_peak_memory
@@ -27,8 +28,8 @@ from pretext.engine.signals import ExitStatus, catch_signals, exit_with
 from pretext.errors import UserError
 from pretext.store import Artifact
 from transfer.bootstrap import ABOUT, MetricName
-from transfer.features import CacheSettings, FeatureSet, View, cache_folder, extract
-from transfer.metrics import AveragePrecision, Metric, Row, Top1Accuracy
+from transfer.features import CacheSettings, FeatureSet, View, cache_folder, extract, join_features
+from transfer.metrics import AveragePrecision, Metric, Row, Top1Accuracy, make_row
 from transfer.networks import Network, open_networks
 from transfer.protocols import Protocol
 from transfer.results import Cost, Mode, ModelInfo, Result, code_digest, load_matching_result, read_result, write_result
@@ -47,7 +48,8 @@ class EvaluationSettings:
     Args:
         train: required: a folder with one sub-folder of images per class, or "bundled:train", or another source with
             labels: see docs/data.md.
-        test: required: the same for the test images, or "bundled:test". Both must name the same classes.
+        test: required: the same for the test images, or "bundled:test". Both must name the same classes. Several test
+            sets have names, NAME=DATASET each; the first one is the plain one, from which the others are shifted.
         classes: of images with several labels, such as VOC's: the classes to evaluate, if not all.
         fraction: share of the training images' labels that is used, of every class alike: 0.01, 0.1, ...
         size: side, in pixels, at which the networks see an image; 0 takes the size at which things look
@@ -65,7 +67,7 @@ class EvaluationSettings:
     """
 
     train: str = roles.content("")
-    test: str = roles.content("")
+    test: dict[str, str] | str = roles.content("")
     classes: list[str] = roles.science(list)
     fraction: float = roles.science(1.0, "(0, 1]")
     size: int = roles.science(0, "[0, 4096]")
@@ -81,6 +83,11 @@ class EvaluationSettings:
 
     def __post_init__(self) -> None:
         roles.check_ranges(self)
+
+    @property
+    def tests(self) -> dict[str, str]:
+        """The test sets by name; a single one has the name ""."""
+        return {"": self.test} if isinstance(self.test, str) else self.test
 
 
 class Partial:
@@ -148,7 +155,10 @@ class EvaluationTask(NamedTuple):
     """The stages to evaluate, in order."""
     train: FeatureSet
     test: FeatureSet
+    truth: Labels
+    """The labels of the test images, in the order of ``test``."""
     targets: Targets
+    """The training images and the classes; the test images of the first set."""
     split: Split
     view: View
     seed: int
@@ -180,7 +190,7 @@ class EvaluationTask(NamedTuple):
 
     def outcome(self, predictions: NDArray[Any]) -> Metric:
         """Return the outcome of the ``predictions`` for all test images, in the order of ``tested``."""
-        truth = self.targets.test.labels[self.tested]
+        truth = self.truth[self.tested]
         if self.targets.multilabel:
             return AveragePrecision(predictions, truth.astype(np.int8))
         return Top1Accuracy(predictions == truth)
@@ -204,52 +214,76 @@ def evaluate(
         make_rows: the protocol's classifier.
 
     Returns:
-        A result for every network, in order, as read from the files written. With ``settings.reference``, the
-        default, a run comes after its network at random weights.
+        A result for every network, in order, as read from the files written; those of a further test set follow those
+        of the one before. With ``settings.reference``, the default, a run comes after its network at random weights.
 
     Raises:
         UserError: see the message.
         KeyboardInterrupt, SystemExit: a signal requested a stop; everything computed is kept.
     """
     place = choose_compute(settings.device, settings.precision, settings.workers)
-    targets = open_targets(settings.train, settings.test, settings.classes)
-    opened = open_networks(specs, settings.seed, settings.reference)
-    evaluations = [Evaluation(network, targets, settings, protocol, mode, place) for network in opened]
-    results = {
-        number: result for number, evaluation in enumerate(evaluations) if (result := evaluation.load_finished())
-    }
+    targets = open_test_sets(settings)
+    first = next(iter(targets.values()))
+    evaluations = [
+        Evaluation(network, targets, settings, protocol, mode, place)
+        for network in open_networks(specs, settings.seed, settings.reference)
+    ]
+    results = {number: evaluation.load_finished() for number, evaluation in enumerate(evaluations)}
     copies: dict[str, int] = {}
     cache = CacheSettings(cache_folder(settings.cache), settings.storage)
     for view in dict.fromkeys(evaluation.view for evaluation in evaluations):  # images of one view are decoded once
         missing = [
-            number for number, evaluation in enumerate(evaluations) if evaluation.view == view and number not in results
+            number
+            for number, evaluation in enumerate(evaluations)
+            if evaluation.view == view and None in results[number].values()
         ]
         if not missing:
             continue
         reset_peak_memory(place.device)
         networks = [evaluations[number].network for number in missing]
-        train, test = (
-            extract(networks, source, view, protocol.poolings, place, cache, (targets.train, view), f"features: {part}")
-            for part, source in (("train", targets.train), ("test", targets.test))
+        names = ["train", *(f"test {name}".strip() for name in targets)]
+        train, *tests = (
+            extract(networks, source, view, protocol.poolings, place, cache, (first.train, view), f"features: {name}")
+            for name, source in zip(names, [first.train, *(one.test for one in targets.values())], strict=True)
         )
         with catch_signals() as stop_status:
-            for number, train_features, test_features in zip(missing, train, test, strict=True):
+            for at, number in enumerate(missing):
                 _leave(stop_status)
-                results[number] = evaluations[number].make_result(
-                    train_features, test_features, make_rows, stop_status, copies
+                test_features = dict(zip(targets, (features[at] for features in tests), strict=True))
+                results[number] = evaluations[number].make_results(
+                    train[at], test_features, make_rows, stop_status, copies
                 )
-            if len(results) < len(evaluations):
+            if any(None in of_network.values() for of_network in results.values()):
                 _leave(stop_status)
-    return [results[number] for number in range(len(evaluations))]
+    ordered = [results[number][name] for name in targets for number in range(len(evaluations))]
+    return [result for result in ordered if result is not None]
+
+
+def open_test_sets(settings: EvaluationSettings) -> dict[str, Targets]:
+    """Return the images of an evaluation, by the name of the test set.
+
+    Raises:
+        UserError: see ``open_targets``; or two test sets are the same.
+    """
+    targets = {name: open_targets(settings.train, test, settings.classes) for name, test in settings.tests.items()}
+    names = {one.test_digest: name for name, one in reversed(targets.items())}
+    for name, one in targets.items():
+        if names[one.test_digest] != name:
+            raise UserError(f"test sets {names[one.test_digest]} and {name} are the same images; name each once")
+    return targets
 
 
 class Evaluation:
-    """One network's evaluation: the path of its result, and the facts that the result depends on."""
+    """One network's evaluation: the paths of its results, one for each test set, and the facts that they depend on.
+
+    Args:
+        targets: the images, by the name of the test set.
+    """
 
     def __init__(
         self,
         network: Network,
-        targets: Targets,
+        targets: Mapping[str, Targets],
         settings: EvaluationSettings,
         protocol: Protocol,
         mode: Mode,
@@ -257,7 +291,8 @@ class Evaluation:
     ) -> None:
         self.network, self.targets, self.settings = network, targets, settings
         self.protocol, self.place = protocol, place
-        network.set_source(targets.train)
+        first = next(iter(targets.values()))
+        network.set_source(first.train)
         size = network.fit_size(settings.size) if settings.size else network.size_at(protocol.ratio)
         self.view = View(size, protocol.ratio)
         names = [stage.name for stage in network.stages]
@@ -265,21 +300,21 @@ class Evaluation:
             raise UserError(f"stages: {network.name} has no {unknown[0]}; it has {', '.join(names)}")
         self.stages = [name for name in names if name in settings.stages] or names
         folder = Path(settings.out) if settings.out else (network.run or Path()) / "results"
-        words = [settings.test, protocol.name, mode, network.name, f"{size}px", f"seed{settings.seed}"]
+        words = [protocol.name, mode, network.name, f"{size}px", f"seed{settings.seed}"]
         words += [f"{100 * settings.fraction:g}%"] if settings.fraction < 1 else []
         words += ["+".join(self.stages)] if settings.stages else []
-        name = ".".join(re.sub(r"[^\w.+%@-]+", "-", word).strip("-.")[-50:] for word in words)
-        # Without a hash, an evaluation with other training images, or with a name shortened to the same text, would
-        # overwrite a result.
-        identity = json.dumps([targets.train_digest, targets.test_digest, self.stages])
-        self.file = folder / f"{name}.{hashlib.sha256(identity.encode()).hexdigest()[:6]}.json"
-        self.facts: dict[str, Any] = {
+        self.files: dict[str, Path] = {}
+        for name, test in settings.tests.items():
+            title = ".".join(re.sub(r"[^\w.+%@-]+", "-", word).strip("-.")[-50:] for word in (test, *words))
+            # Without a hash, an evaluation with other training images, or with a name shortened to the same text,
+            # would overwrite a result.
+            identity = json.dumps([first.train_digest, targets[name].test_digest, self.stages])
+            self.files[name] = folder / f"{title}.{hashlib.sha256(identity.encode()).hexdigest()[:6]}.json"
+        self._facts: dict[str, Any] = {
             "protocol": protocol.name,
             "settings": json.loads(json.dumps(protocol.settings)),
             "mode": mode,
-            "train_digest": targets.train_digest,
-            "test_digest": targets.test_digest,
-            "n_shared": targets.n_shared,
+            "train_digest": first.train_digest,
             "fraction": settings.fraction,
             "view_size": size,
             "view_ratio": protocol.ratio,
@@ -289,52 +324,65 @@ class Evaluation:
             "code": code_digest(),
         }
 
-    def load_finished(self) -> Result | None:
-        """Return the finished result of the same network, data and code, if there is one.
+    def _facts_of(self, name: str) -> dict[str, Any]:
+        targets = self.targets[name]
+        return {**self._facts, "test_digest": targets.test_digest, "n_shared": targets.n_shared}
+
+    def load_finished(self) -> dict[str, Result | None]:
+        """Return for each test set the finished result of the same network, data and code, if there is one.
 
         A result is not used if an image that could not be read at that time can be read now.
         """
-        result = load_matching_result(self.file, self._model, {**self.facts, "versions": versions()})
+        return {name: self._load_finished(name) for name in self.targets}
+
+    def _load_finished(self, name: str) -> Result | None:
+        result = load_matching_result(self.files[name], self._model, {**self._facts_of(name), "versions": versions()})
         if result is None:
             return None
         keys, lost = {key for key, _ in result.skipped}, 0
-        for source in (self.targets.train, self.targets.test) if keys else ():
+        for source in (self.targets[name].train, self.targets[name].test) if keys else ():
             views = EvalDataset(source, *self.view)
             lost += sum(views[index].rgb is None for index in range(len(source)) if source.key(index) in keys)
         return result if lost == len(result.skipped) else None
 
-    def make_result(
+    def make_results(
         self,
         train: FeatureSet,
-        test: FeatureSet,
+        tests: Mapping[str, FeatureSet],
         make_rows: MakeRows,
         stop_status: Callable[[], ExitStatus],
         copies: dict[str, int],
-    ) -> Result:
-        """Make the result from the features, write it, and read it back; if another process makes it, wait for that.
+    ) -> dict[str, Result | None]:
+        """Make the results that are missing, write them, and return all; what another process makes is waited for.
 
-        ``copies`` maps the digest of a split to the number of held-out images that are copies of images to fit to.
+        The classifiers are trained once for all test sets. ``copies`` maps the digest of a split to the number of
+        held-out images that are copies of images to fit to.
 
         Raises:
-            UserError: the result cannot be written.
+            UserError: a result cannot be written.
             KeyboardInterrupt, SystemExit: a signal requested a stop.
         """
-        settings, targets, network = self.settings, self.targets, self.network
+        settings, network = self.settings, self.network
+        lacking = [name for name, result in self.load_finished().items() if result is None]
+        targets = self.targets[lacking[0]]
         divided = split(targets.train.labels, self.protocol.holdout, settings.seed, settings.fraction, train.good)
         if targets.multilabel and len(divided.held) and not (targets.train.labels[divided.held] == 1).any():
             raise UserError(
                 f"{settings.train}: none of the {len(divided.held)} training images held out to choose settings "
                 "shows a selected class; use a larger fraction of the labels, more classes, or another seed"
             )
+        file, facts = self.files[lacking[0]], self._facts_of(lacking[0])
+        facts["test_digest"] = "+".join(self.targets[name].test_digest for name in lacking)
         artifact = Artifact(
-            self.file.with_name(f".{self.file.stem}.partial"),
-            {**self.facts, "weights": network.weights, "split": divided.sha256, "stages": self.stages},
+            file.with_name(f".{file.stem}.partial"),
+            {**facts, "weights": network.weights, "split": divided.sha256, "stages": self.stages},
             "classifiers",
             "make the folder writable, copy the run, or, for networks that do not come from a run, choose another "
             "folder with --out",
         )
-        with artifact.open(f"making {self.file.name}", check=lambda: _leave(stop_status)):
-            if finished := self.load_finished():  # by another process
+        with artifact.open(f"making {file.name}", check=lambda: _leave(stop_status)):
+            finished = self.load_finished()
+            if None not in finished.values():  # another process made them
                 return finished
             if divided.sha256 not in copies:
                 copies[divided.sha256] = 0
@@ -346,46 +394,66 @@ class Evaluation:
                         f"{settings.train}: {count:,} of {len(divided.held):,} held-out training images, which choose "
                         "settings, are copies of images that the classifier learns from"
                     )
-            partial = Partial(artifact, stop_status)
+            test = join_features([tests[name] for name in lacking])
             task = EvaluationTask(
-                network, self.stages, train, test, targets, divided, self.view, settings.seed, self.place, partial
+                network,
+                self.stages,
+                train,
+                test,
+                np.concatenate([self.targets[name].test.labels for name in lacking]),
+                targets,
+                divided,
+                self.view,
+                settings.seed,
+                self.place,
+                Partial(artifact, stop_status),
             )
-            rows = tuple(make_rows(task))
-            extraction = train.seconds + test.seconds
-            metric: MetricName = "mAP" if targets.multilabel else "top-1"
-            split_name = divided.name
-            if count := copies[divided.sha256]:
-                split_name += f", held-out images that are copies of images that teach: {count:,}"
-            result = Result(
-                **self.facts,
-                network=self._model,
-                about=self.protocol.describe(len(divided.fit)),
-                metric=metric,
-                train=settings.train,
-                test=settings.test,
-                classes=tuple(targets.classes),
-                n_fit=len(divided.fit),
-                n_holdout=len(divided.held),
-                n_train=len(targets.train),
-                n_test=len(task.tested),
-                split=split_name,
-                split_sha256=divided.sha256,
-                rows=rows,
-                cost=Cost(
-                    seconds=partial.seconds + extraction,
-                    extraction_seconds=extraction,
-                    images_per_second=(train.rows + test.rows) / max(extraction, 1e-9),
-                    peak_bytes=peak_memory(),
-                    cache_bytes=train.nbytes + test.nbytes,
-                    device=device_name(self.place.device),
-                ),
-                versions=versions(),
-                skipped=tuple(train.skipped + test.skipped),
-                interval=ABOUT[metric],
-            )
-            write_result(self.file, result)
+            rows, seen = make_rows(task), 0
+            for name in lacking:
+                count = int(tests[name].good.sum())
+                of_set = [_take_images(row, slice(seen, seen + count)) for row in rows]
+                write_result(self.files[name], self._result(name, task, tests[name], tuple(of_set), copies))
+                seen += count
             artifact.keep(())
-        return read_result(self.file)
+        return {name: read_result(file) for name, file in self.files.items()}
+
+    def _result(
+        self, name: str, task: EvaluationTask, test: FeatureSet, rows: tuple[Row, ...], copies: Mapping[str, int]
+    ) -> Result:
+        """Return the result on one test set."""
+        targets, divided = self.targets[name], task.split
+        extraction = task.train.seconds + test.seconds
+        metric: MetricName = "mAP" if targets.multilabel else "top-1"
+        split_name = divided.name
+        if count := copies[divided.sha256]:
+            split_name += f", held-out images that are copies of images that teach: {count:,}"
+        return Result(
+            **self._facts_of(name),
+            network=self._model,
+            about=self.protocol.describe(len(divided.fit)),
+            metric=metric,
+            train=self.settings.train,
+            test=self.settings.tests[name],
+            classes=tuple(targets.classes),
+            n_fit=len(divided.fit),
+            n_holdout=len(divided.held),
+            n_train=len(targets.train),
+            n_test=int(test.good.sum()),
+            split=split_name,
+            split_sha256=divided.sha256,
+            rows=rows,
+            cost=Cost(
+                seconds=task.partial.seconds + extraction,
+                extraction_seconds=extraction,
+                images_per_second=(task.train.rows + test.rows) / max(extraction, 1e-9),
+                peak_bytes=peak_memory(),
+                cache_bytes=task.train.nbytes + test.nbytes,
+                device=device_name(self.place.device),
+            ),
+            versions=versions(),
+            skipped=tuple(task.train.skipped + test.skipped),
+            interval=ABOUT[metric],
+        )
 
     @property
     def _model(self) -> ModelInfo:
@@ -394,6 +462,12 @@ class Evaluation:
         return ModelInfo(
             network.name, network.group, network.kind, network.seed, network.step, network.backbone, network.weights
         )
+
+
+def _take_images(row: Row, images: slice) -> Row:
+    """Return a row for some of the test images."""
+    outcomes = [outcome.part(images) for outcome in row.outcomes]
+    return make_row(row.stage, row.variant, row.dims, row.pooling, row.chosen, row.holdout, outcomes)
 
 
 def _leave(stop_status: Callable[[], ExitStatus]) -> None:

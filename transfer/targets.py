@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -113,8 +113,8 @@ def open_targets(train: str, test: str, classes: Sequence[str] = (), every_class
     return check_targets(train, sources[0], test, sources[1], every_class)
 
 
-def require_named(train: str, test: str) -> None:
-    """Refuse an evaluation on images without a name.
+def require_named(train: str, test: Mapping[str, str] | str) -> None:
+    """Refuse an evaluation on images without a name; ``test`` may be several test sets by name.
 
     Raises:
         UserError: one of the two names is empty.

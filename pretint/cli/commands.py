@@ -52,7 +52,14 @@ def _plan(call: Call) -> int:
 def _evaluate(call: Call) -> int:
     """Run probe, knn or svm, which are in the modules of their settings."""
     job = getattr(import_module(call.command.kind.__module__), call.command.name)
-    return say_results(job(call.positionals[0], call.settings))
+    results = job(call.positionals[0], call.settings)
+    code = say_results(results)
+    if len(call.settings.tests) > 1:
+        from transfer.layout import WIDTH
+        from transfer.shift import shift_sheets
+
+        say(*(line for sheet in shift_sheets(results, call.settings) for line in sheet.terminal(WIDTH)))
+    return code
 
 
 def _finetune(call: Call) -> int:

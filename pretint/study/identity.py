@@ -14,6 +14,7 @@ from pretext import roles
 from pretext.backbones import BACKBONES
 from pretext.data import open_dataset, open_labeled
 from pretext.data.source import fingerprint
+from pretext.errors import UserError
 from pretext.methods import METHODS
 from pretext.methods.objectives import OBJECTIVES
 from pretext.plugins import plugin_contents
@@ -90,6 +91,8 @@ def evaluation(command: str, settings: Any) -> Any:
         labels = open_labeled(settings.images) if settings.classifier else None
         named = [model, _file(file), labels.classes if labels else [], labels.labels.tolist() if labels else []]
         return [command, _with_files(science), source_digest(settings.images), disjoint, named]
+    if not isinstance(settings.test, str):
+        raise UserError(f"{command}: a study judges on one test set at a time; write an evaluation for each")
     name = getattr(settings, "protocol", "knn")
     protocol = json.loads(json.dumps(find_protocol(name, _PROTOCOLS[type(settings)]).settings))
     return [command, science, name, protocol, *_target_digests(settings.train, settings.test, tuple(settings.classes))]

@@ -7,6 +7,7 @@ from transfer.features.extraction import (
     View,
     calibrate_batch_norm,
     extract,
+    join_features,
     run_network,
     wanted_entries,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "cache_folder",
     "calibrate_batch_norm",
     "extract",
+    "join_features",
     "load_block",
     "nearest_rows",
     "pool",

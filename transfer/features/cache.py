@@ -68,12 +68,12 @@ class Matrix:
         blocks: (n, dims) each, perhaps memory maps: its rows, one block after the other.
     """
 
-    def __init__(self, blocks: Sequence[NDArray[Any]]) -> None:
+    def __init__(self, blocks: "Sequence[NDArray[Any] | Matrix]") -> None:
         self._blocks = blocks
         self._ends = np.cumsum([len(block) for block in blocks])
-        self.shape = int(self._ends[-1]), int(blocks[0].shape[1])
-        self.dtype = blocks[0].dtype
-        self.nbytes = sum(block.nbytes for block in blocks)
+        self.shape: tuple[int, int] = int(self._ends[-1]), int(blocks[0].shape[1])
+        self.dtype: np.dtype[Any] = blocks[0].dtype
+        self.nbytes: int = sum(block.nbytes for block in blocks)
 
     def __len__(self) -> int:
         return self.shape[0]

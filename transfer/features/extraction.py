@@ -74,15 +74,29 @@ class FeatureSet:
     """The time of the passes that computed them, in this process and earlier ones."""
     nbytes: int
     """Bytes on disk."""
-    _entries: Mapping[str, Entry] = field(repr=False)
+    _entries: Sequence[Mapping[str, Entry]] = field(repr=False)
+    """Of each source, by pooling rule."""
 
     def dims(self, stage: str, rule: str) -> int:
         """Return the number of dimensions of a stage under a pooling rule."""
-        return self._entries[rule].columns[stage]
+        return self._entries[0][rule].columns[stage]
 
     def matrix(self, stage: str, rule: str) -> Matrix:
         """Return (rows, dims), float16 or float32: rows are read from the files on use."""
-        return self._entries[rule].matrix(stage)
+        matrices = [entries[rule].matrix(stage) for entries in self._entries]
+        return matrices[0] if len(matrices) == 1 else Matrix(matrices)
+
+
+def join_features(parts: Sequence[FeatureSet]) -> FeatureSet:
+    """Return the features of one network on several sources as those of one: all rows of the first, and so on."""
+    return FeatureSet(
+        sum(part.rows for part in parts),
+        [skip for part in parts for skip in part.skipped],
+        np.concatenate([part.good for part in parts]),
+        sum(part.seconds for part in parts),
+        sum(part.nbytes for part in parts),
+        [entries for part in parts for entries in part._entries],
+    )
 
 
 class Rows:
@@ -431,5 +445,5 @@ def _feature_set(entries: Mapping[str, Entry]) -> FeatureSet:
         good=good,
         seconds=max(sum(block.seconds for block in entry.blocks) for entry in entries.values()),
         nbytes=sum(entry.rows * row_bytes(entry.columns, entry.storage) for entry in entries.values()),
-        _entries=entries,
+        _entries=[entries],
     )

@@ -48,6 +48,10 @@ class Top1Accuracy(Metric):
         """The share of right answers."""
         return float(self.correct.mean())
 
+    def part(self, images: slice) -> Metric:
+        """See ``Metric.part``."""
+        return Top1Accuracy(self.correct[images])
+
     @classmethod
     def joint(cls, seeds: Sequence[Sequence[Metric]]) -> Estimate:
         """Estimate the mean share of seeds that are right, image by image."""
@@ -134,6 +138,10 @@ class AveragePrecision(Weighted):
     @property
     def count(self) -> int:
         return len(self.truth)
+
+    def part(self, images: slice) -> Metric:
+        """See ``Metric.part``."""
+        return AveragePrecision(self.scores[images], self.truth[images])
 
     @property
     def positives(self) -> NDArray[np.int64]:

@@ -52,6 +52,10 @@ class Metric(ABC):
     def value(self) -> float:
         """The number, in [0, 1]."""
 
+    def part(self, images: slice) -> "Metric":
+        """Return the outcome on some of the images."""
+        raise AssertionError(f"{type(self).__name__} is not made for several test sets")
+
     @classmethod
     @abstractmethod
     def joint(cls, seeds: Sequence[Sequence["Metric"]]) -> Estimate:
