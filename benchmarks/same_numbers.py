@@ -199,7 +199,10 @@ places: {data: DATA}
 PREPARE = """
 import importlib.util, pathlib, sys
 import numpy as np, torch
-from transfer.voc.proposals import write_proposals, windows
+try:
+    from transfer.labels.proposals import write_proposals, windows
+except ImportError:  # of the first edition
+    from transfer.voc.proposals import write_proposals, windows
 root, data = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
 spec = importlib.util.spec_from_file_location("layouts", root / "tests/pretext/weights/test_importing.py")
 layouts = importlib.util.module_from_spec(spec); spec.loader.exec_module(layouts)

@@ -25,13 +25,13 @@ from pretext.errors import UserError
 from pretext.settings import settings_from
 from transfer.compare import compare_paths
 from transfer.finetune import finetune
+from transfer.labels.boxes import objects_of
+from transfer.labels.masks import mask_of
 from transfer.metrics import AveragePrecision, BoxAP, MeanIoU
 from transfer.networks import open_network
 from transfer.results import Result, read_result
 from transfer.tasks.registry import TASKS
 from transfer.tasks.task import FinetuneSettings, Task, predictions
-from transfer.voc.boxes import objects_of
-from transfer.voc.masks import mask_of
 
 SMALL: dict[str, dict[str, Any]] = {
     "classify": {"size": 48, "crop": {"area": [0.6, 1.0]}},

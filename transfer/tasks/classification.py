@@ -17,12 +17,12 @@ from pretext.data.order import mix, uniforms
 from pretext.data.source import ImageDataset
 from pretext.errors import ImageError, UserError
 from pretext.false_color import to_photograph
+from transfer.labels.images import resolve_subset
 from transfer.metrics import AveragePrecision, Metric, Top1Accuracy
 from transfer.targets import open_targets
 from transfer.tasks import visualize
 from transfer.tasks.alignment import FeatureNetwork, stage_of
 from transfer.tasks.task import FinetuneSettings, Float32, Task, divergence_error
-from transfer.voc.images import resolve_subset
 
 
 @dataclass

@@ -16,15 +16,16 @@ from pretext.data.batches import AugmentedDataset, Batch, EvalDataset, Sample
 from pretext.data.source import ImageDataset
 from pretext.errors import ImageError, UserError
 from transfer.bootstrap import MetricName
+from transfer.labels.boxes import BoxDataset, objects_of, open_boxed
+from transfer.labels.formats import require_same_classes
+from transfer.labels.images import resolve_subset
+from transfer.labels.proposals import Proposals, open_proposals
 from transfer.metrics import BoxAP, Detections, Metric, Points
 from transfer.targets import count_shared
 from transfer.tasks import visualize
 from transfer.tasks.alignment import FeatureNetwork
 from transfer.tasks.detection_head import DetectHeadSettings, Detector, neck_stages
 from transfer.tasks.task import FinetuneSettings, Task, digest_of, divergence_error, scale_image
-from transfer.voc.boxes import BoxDataset, objects_of, open_boxed
-from transfer.voc.images import resolve_subset
-from transfer.voc.proposals import Proposals, open_proposals
 
 
 @dataclass
@@ -199,6 +200,7 @@ class DetectionTask(Task):
         self.settings = settings
         self.train = open_boxed(settings.train, training=True, difficult=settings.sizes.difficult)
         self.test = open_boxed(settings.test)
+        require_same_classes(settings.train, self.train.classes, settings.test, self.test.classes)
         self.n_shared = count_shared(settings.train, self.train, settings.test, self.test)
         self.classes = list(self.train.classes)
         self.problems = [*self.train.problems, *self.test.problems]

@@ -18,12 +18,13 @@ from pretext.data.batches import AugmentedDataset, Batch, EvalDataset, Sample
 from pretext.data.source import ImageDataset
 from pretext.errors import ImageError, UserError
 from transfer.bootstrap import MetricName
+from transfer.labels.formats import UNCOUNTED, require_same_classes
+from transfer.labels.masks import MaskDataset, mask_of, open_masked
 from transfer.metrics import Metric, confusion, segmentation_outcome
 from transfer.targets import count_shared
 from transfer.tasks import visualize
 from transfer.tasks.alignment import FeatureNetwork, grids, read_between
 from transfer.tasks.task import FinetuneSettings, Float32, Task, digest_of, divergence_error, scale_image
-from transfer.voc.masks import UNCOUNTED, MaskDataset, mask_of, open_masked
 
 IGNORED = 255
 """The label of pixels that count neither in training nor in the score."""
@@ -324,6 +325,7 @@ class SegmentationTask(Task):
     def __init__(self, settings: SegmentSettings) -> None:
         self.settings = settings
         self.train, self.test = open_masked(settings.train, settings.sbd), open_masked(settings.test)
+        require_same_classes(settings.train, self.train.classes, settings.test, self.test.classes)
         self.n_shared = count_shared(settings.train, self.train, settings.test, self.test)
         self.classes = list(self.train.classes)
         self.problems = [*self.train.problems, *self.test.problems]

@@ -16,7 +16,7 @@ from pretext.engine.checkpoint import DamagedFileError, load_checkpoint, save_ch
 from pretext.errors import UserError
 from pretext.gamut import Gamut
 from pretext.prior import load_prior
-from transfer.voc import proposals
+from transfer.labels import proposals
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from pretext.data.batches import Subset, batches, stream
 from pretext.errors import UserError
+from transfer.labels.boxes import BoxDataset, open_boxed
+from transfer.labels.proposals import open_proposals
 from transfer.tasks.detection import DetectionExamples, DetectionSizes, DetectionViews, detection_view
-from transfer.voc.boxes import BoxDataset, open_boxed
-from transfer.voc.proposals import open_proposals
 
 MARKED: dict[str, list[Marked]] = {
     "000001": [("dog", (11, 6, 30, 25), 0)],

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from pretext.data.batches import Subset, batches, stream
 from pretext.data.order import uniforms
 from pretext.errors import UserError
+from transfer.labels.masks import MaskDataset, open_masked
 from transfer.tasks.segmentation import (
     GRAY,
     Segment,
@@ -28,7 +29,6 @@ from transfer.tasks.segmentation import (
     crop_with_mask,
     segmentation_view,
 )
-from transfer.voc.masks import MaskDataset, open_masked
 
 RGB = torch.randint(0, 256, (2, 3, 75, 91), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 

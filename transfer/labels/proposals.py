@@ -1,6 +1,6 @@
 """Region proposals for Fast R-CNN: read from a file, or windows of a fixed grid.
 
-Boxes have the format of ``transfer.voc.boxes.ImageObjects``.
+Boxes have the format of ``transfer.labels.boxes.ImageObjects``.
 """
 
 import math
@@ -14,7 +14,7 @@ import scipy.io
 from numpy.typing import NDArray
 
 from pretext.errors import UserError
-from transfer.voc.boxes import BoxDataset
+from transfer.labels.boxes import BoxDataset
 
 WINDOWS = "windows"
 _SIDES = (1.0, 0.75, 0.55, 0.4, 0.3, 0.2)  # root of the window's area, against that of the image's

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pretext.errors import UserError
-from transfer.voc.boxes import BoxDataset, open_boxed
-from transfer.voc.proposals import open_proposals, windows
+from transfer.labels.boxes import BoxDataset, open_boxed
+from transfer.labels.proposals import open_proposals, windows
 
 STEMS = ("000001", "000007", "file")
 

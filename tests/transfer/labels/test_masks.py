@@ -14,7 +14,7 @@ from pretext.data import ImageDataset
 from pretext.data.batches import Subset
 from pretext.data.voc import CLASSES
 from pretext.errors import ImageError, UserError
-from transfer.voc.masks import mask_of, open_masked
+from transfer.labels.masks import mask_of, open_masked
 
 Mask = np.ndarray
 

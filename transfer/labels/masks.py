@@ -1,26 +1,22 @@
-"""Images with masks, the class of every pixel, for segmentation; of VOC, and of SBD."""
+"""Images with masks, the class of every pixel, for segmentation; of VOC, of SBD, and in other formats."""
 
-import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import scipy.io
 from numpy.typing import NDArray
-from PIL import Image
 
 from pretext.data.formats import KNOWN
 from pretext.data.source import ImageDataset
 from pretext.data.voc import CLASSES, Voc, files_by_stem, read_file, read_list
 from pretext.errors import ImageError, UserError
-from transfer.voc.images import ImageFile, VocImages, open_parts, prefixes, resolve_subset
-
-BACKGROUND, UNCOUNTED = 0, 255
-"""Values of a mask other than the classes 1..20: pixels of no class, and contours, which do not count."""
-_LOSSLESS = {".png": "PNG", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF"}
-"""Endings of masks, the preferred one first; other formats may change the numbers."""
+from transfer.labels import coco, maps, yolo
+from transfer.labels.formats import UNCOUNTED, MaskFile, MaskLabels
+from transfer.labels.images import ImageFile, VocImages, open_parts, prefixes, resolve_subset
 
 _SBD_FOLDERS = ("", "cls", "dataset/cls", "benchmark_RELEASE/dataset/cls", "SegmentationClassAug")
 _LARGEST = 2**22  # bytes: a mask has some ten thousand
@@ -97,61 +93,59 @@ class MaskDataset(VocImages):
     """A source of images with the class of every pixel, made by ``open_masked``.
 
     Args:
-        images: the images.
-        masks: the key and the path of every mask's file.
-        problems: as ``VocImages``.
+        labels: the images, and their masks.
     """
 
-    def __init__(
-        self, images: Sequence[ImageFile], masks: Sequence[ImageFile], problems: list[tuple[str, str]]
-    ) -> None:
-        assert len(images) == len(masks)
-        super().__init__(images, problems)
-        self._masks = masks
-
-    @property
-    def classes(self) -> list[str]:
-        """The names of the 21 classes, by value."""
-        return ["background", *CLASSES]
+    def __init__(self, labels: MaskLabels) -> None:
+        assert len(labels.images) == len(labels.masks)
+        super().__init__(labels.images, labels.problems)
+        self._labels, self.classes = labels, labels.classes
 
     def masks_digest(self) -> bytes:
-        """Return a digest of these masks, over the bytes of all files that can be read."""
-        digest = hashlib.sha256()
-        for key, path in self._masks:
-            try:
-                digest.update(hashlib.sha256(path.read_bytes()).digest())
-            except OSError:
-                digest.update(key.encode())
-        return digest.digest()
+        """Return a digest of these masks, over the contents of all that can be read."""
+        return self._labels.digest()
 
     def mask(self, index: int) -> NDArray[np.uint8]:
-        """Return the class of every pixel of image ``index``: (H, W), 0 background, 1..20 classes, 255 not counted.
+        """Return the class of every pixel of image ``index``: (H, W), values of ``classes``, or 255: not counted.
 
         Raises:
             ImageError: the mask is gone or damaged, of another size than the image, or has other values; or the
                 image cannot be read.
         """
-        key, path = self._masks[index]
-        mask = read_sbd(path, key) if path.suffix.lower() == ".mat" else _read_mask(path, key)
+        file = self._labels.masks[index]
+        mask = file.read()
         width, height = self.size(index)
         if mask.shape != (height, width):
             raise ImageError(
-                key,
+                file.key,
                 f"the mask has {mask.shape[1]} x {mask.shape[0]} pixels, and the image {width} x {height}; "
                 "take its own",
             )
         values = np.unique(mask)
-        odd = values[(values > len(CLASSES)) & (values != UNCOUNTED)]
+        last = len(self.classes) - 1
+        odd = values[(values > last) & (values != UNCOUNTED)]
         if len(odd):
-            raise ImageError(key, f"the mask has the value {odd[0]}, and classes are 0..20, or 255: not counted")
+            raise ImageError(
+                file.key, f"the mask has the value {odd[0]}, and classes are 0..{last}, or 255: not counted"
+            )
         return mask
 
 
+READERS: dict[str, Callable[[str], MaskLabels]] = {
+    "coco": coco.read_masks,
+    "yolo": yolo.read_masks,
+    "masks": maps.read_class_masks,
+    "instances": maps.read_instance_masks,
+}
+"""Kind of the name -> its reader; other names are VOC's."""
+
+
 def open_masked(name: str, sbd: str = "") -> MaskDataset:
-    """Open images of PASCAL VOC with masks of their classes, in the order of the lists in ``ImageSets/Segmentation``.
+    """Open images with masks of their classes; those of VOC in the order of the lists in ``ImageSets/Segmentation``.
 
     Args:
-        name: as for ``pretext.data.voc.open_part``; or several, joined by +, as ``open_boxed``.
+        name: as for ``pretext.data.voc.open_part``; or several, joined by +, as ``open_boxed``; or another format, see
+            ``transfer.labels``.
         sbd: a folder with the masks of SBD, see ``find_sbd_masks``: they join a training part of VOC2012, except for
             images of VOC's own val list. Where both have a mask, VOC's is taken.
 
@@ -159,15 +153,19 @@ def open_masked(name: str, sbd: str = "") -> MaskDataset:
         UserError: no such year, list or folder; an image or a mask that a list names is missing; SBD cannot join a part
             other than train or trainval of 2012; or SBD has no mask for it.
     """
+    if (kind := name.partition(":")[0]) in READERS:
+        if sbd:
+            raise UserError(f"{name}: the masks of SBD are of images of VOC2012; name a part of it, or give no SBD")
+        return MaskDataset(READERS[kind](name))
     images: list[ImageFile] = []
-    masks: list[ImageFile] = []
+    masks: list[MaskFile] = []
     problems: list[tuple[str, str]] = []
     parts = open_parts(name, "Segmentation")
     for part, prefix in zip(parts, prefixes(parts), strict=True):
         folder = part.root / "SegmentationClass"
         unpublished = "; of the 2012 test part none were published: take val" if part.part == "test" else ""
         try:
-            files = files_by_stem(folder, tuple(_LOSSLESS))
+            files = files_by_stem(folder, tuple(maps.LOSSLESS))
         except OSError as problem:
             raise UserError(f"{part.name}: cannot list {folder}: {problem.strerror}{unpublished}") from problem
         missing = [stem for stem in part.stems if stem not in files]
@@ -179,7 +177,7 @@ def open_masked(name: str, sbd: str = "") -> MaskDataset:
         for index, stem in enumerate(part.stems):
             images.append(ImageFile(prefix + part.key(index), part.file(index)))
             path = folder / files[stem]
-            masks.append(ImageFile(f"{prefix}SegmentationClass/{path.name}", path))
+            masks.append(_mask_file(ImageFile(f"{prefix}SegmentationClass/{path.name}", path)))
     if sbd:
         extended = [(part, prefix) for part, prefix in zip(parts, prefixes(parts), strict=True) if part.year == "2012"]
         known = {image.path for image in images}
@@ -189,10 +187,15 @@ def open_masked(name: str, sbd: str = "") -> MaskDataset:
                 if image.path not in known:
                     known.add(image.path)
                     images.append(image)
-                    masks.append(mask)
+                    masks.append(_mask_file(mask))
         if not extended:
             raise UserError(f"{name}: the masks of SBD are of images of VOC2012; name a part of it, or give no SBD")
-    return MaskDataset(images, masks, problems)
+    return MaskDataset(MaskLabels(["background", *CLASSES], images, masks, problems))
+
+
+def _mask_file(file: ImageFile) -> MaskFile:
+    read = read_sbd if file.path.suffix.lower() == ".mat" else lambda path, key: maps.read_map(ImageFile(key, path))
+    return MaskFile(file.key, partial(read, file.path, file.key), file.path.read_bytes)
 
 
 def mask_of(source: ImageDataset, index: int) -> NDArray[np.uint8]:
@@ -200,20 +203,3 @@ def mask_of(source: ImageDataset, index: int) -> NDArray[np.uint8]:
     masked, at = resolve_subset(source, index)
     assert isinstance(masked, MaskDataset), masked
     return masked.mask(at)
-
-
-def _read_mask(path: Path, key: str) -> NDArray[np.uint8]:
-    """Return the numbers in a mask as VOC has it: an image of one byte per pixel, with a palette or in gray."""
-    try:
-        with Image.open(path, formats=list(_LOSSLESS.values())) as image:
-            mode, size = image.mode, image.width * image.height
-            if mode not in ("P", "L") or size > (Image.MAX_IMAGE_PIXELS or size):
-                raise ImageError(key, f"{mode} of {size:,} pixels, where a mask has one number a pixel (mode P or L)")
-            return np.array(image)
-    except ImageError:
-        raise
-    except FileNotFoundError as problem:
-        raise ImageError(key, "the mask is gone since the list was read") from problem
-    except Exception as problem:  # damaged bytes make Pillow raise nearly anything
-        reason = " ".join(str(problem).split())[:200]
-        raise ImageError(key, f"the mask cannot be read: {reason or type(problem).__name__}") from problem

@@ -13,7 +13,7 @@ from pretext.data.batches import Subset
 from pretext.data.source import digest_of_keys
 from pretext.data.voc import CLASSES
 from pretext.errors import ImageError, UserError
-from transfer.voc.boxes import objects_of, open_boxed
+from transfer.labels.boxes import objects_of, open_boxed
 
 DOG: Marked = ("dog", (11, 6, 30, 25), 0)
 HARD: Marked = ("cat", (41, 1, 60, 40), 1)

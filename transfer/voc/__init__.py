@@ -1,1 +1,0 @@
-"""PASCAL VOC beyond its labels: boxes, masks, and regions proposed for objects."""
