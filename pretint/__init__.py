@@ -18,6 +18,7 @@ _MODULES = {
     "transfer.compare": ["CompareSettings", "compare", "compare_paths"],
     "transfer.embed": ["EmbedSettings", "embed", "embed_dataset"],
     "transfer.embedding_files": ["read_embeddings"],
+    "transfer.predict": ["PredictSettings", "predict"],
     "transfer.explore": ["ExploreSettings", "explore"],
     "transfer.finetune": ["finetune"],
     "transfer.probes.knn": ["KnnSettings", "knn"],

@@ -22,6 +22,8 @@ from transfer.embedding_files import read_embeddings as read_embeddings
 from transfer.explore import ExploreSettings as ExploreSettings
 from transfer.explore import explore as explore
 from transfer.finetune import finetune as finetune
+from transfer.predict import PredictSettings as PredictSettings
+from transfer.predict import predict as predict
 from transfer.probes.knn import KnnSettings as KnnSettings
 from transfer.probes.knn import knn as knn
 from transfer.probes.linear import ProbeSettings as ProbeSettings

@@ -325,6 +325,14 @@ _COMMANDS = (
         "transfer.explore:ExploreSettings",
     ),
     Command(
+        "predict", "use", "Write what a fine-tuned network finds in images: classes, boxes or masks.",
+        (
+            Positional("model", "a folder of finetune, RUN/finetuned/NAME, or its model.safetensors", kind=str),
+            Positional("dataset", "images: a folder, tar shards, ...", kind=str),
+        ),
+        "transfer.predict:PredictSettings", lambda _, settings: load("transfer.predict:require_out")(settings),
+    ),
+    Command(
         "colorize", "color", "Color photographs, and show them side by side: gray, colored, original.",
         (
             Positional(

@@ -31,6 +31,7 @@ from transfer.adapt import Adapted, AdaptSettings, adapt
 from transfer.bootstrap import ABOUT
 from transfer.features import View, calibrate_batch_norm
 from transfer.metrics import make_row
+from transfer.model_file import NAME, model_bytes, write_model
 from transfer.networks import Network, open_networks
 from transfer.results import (
     PREFIX,
@@ -310,6 +311,8 @@ class FinetuneJob:
             reason = f"cannot read {': '.join(skipped[0])}" if skipped else "no annotation counts"
             raise UserError(f"{settings.test}: there is no test image to evaluate the network on; {reason}")
         write_png(self.folder / "samples" / "test.png", sheet(task, task.test, results))
+        state = network.state_dict()
+        write_model(self.folder / NAME, model_bytes(task, start.network, start.rescale, settings, state))
         trained = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
         records = read_journal(self.folder)
         skipped = [*skipped_images(self.folder), *skipped]

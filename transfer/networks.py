@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -65,6 +65,10 @@ class Network:
     """Whether it sees any part of an image at ``view_size``, because it was made for one size."""
     scale_settings: ScaleSettings | None = None
     """How the scale of its channels is found in training images; None if it has none, or that of a run."""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    """Those that its backbone was built with."""
+    source_channels: tuple[str, ...] = ()
+    """The named channels of the images that it is prepared for; () for 8-bit sRGB."""
     calibration: str = ""
     """A description of the images that its batch-norm statistics come from; empty before they are computed."""
 
@@ -82,7 +86,17 @@ class Network:
         Raises:
             UserError: it cannot read their channels.
         """
-        _get_backbone(self.module).set_source(channels_of(source), self.name)
+        self.set_channels(channels_of(source))
+
+    def set_channels(self, channels: tuple[str, ...]) -> None:
+        """Prepare it for images of these channels; () are those of 8-bit sRGB. Raises UserError as ``set_source``."""
+        _get_backbone(self.module).set_source(channels, self.name)
+        self.source_channels = channels
+
+    @property
+    def in_color(self) -> bool:
+        """Whether it is a model of timm as published, for sRGB."""
+        return not isinstance(self.module, FromRgb)
 
     @property
     def scale(self) -> ChannelScale | None:
@@ -204,6 +218,7 @@ def open_network(spec: str, seed: int = 0, arguments: Mapping[str, Any] | None =
         module=module,
         calibrated=False,
         run=run,
+        arguments=merged,
     )
 
 
@@ -257,6 +272,7 @@ def _open_timm(spec: str, seed: int, arguments: dict[str, Any]) -> Network:
         calibrated=kind == "random",
         run=None,
         own_view=True,
+        arguments=arguments,
     )
 
 
@@ -279,7 +295,19 @@ def _open_random(
         calibrated=True,
         run=run,
         own_view=name not in ("random", "random:tiny"),
+        arguments=arguments,
     )
+
+
+def open_architecture(backbone: str, arguments: dict[str, Any], in_color: bool, view_size: int) -> Network:
+    """Open a network whose weights are loaded later; the arguments are those of a ``Network`` of the same names.
+
+    Raises:
+        UserError: there is no such backbone, or it does not take the arguments.
+    """
+    if in_color:
+        return _open_timm(f"timm:{backbone}:random", 0, arguments)
+    return _open_random("random", backbone, arguments, 0, view_size, None)
 
 
 @contextmanager

@@ -100,6 +100,15 @@ def _embed(call: Call) -> int:
     return 0
 
 
+def _predict(call: Call) -> int:
+    from transfer.predict import predict as job
+
+    model, dataset = call.positionals
+    done = job(model, dataset, call.settings)
+    say(*skips(done.skipped), f"predictions of {done.images:,} images: {', '.join(map(str, done.files))}")
+    return 0
+
+
 def _explore(call: Call) -> int:
     from transfer.explore import explore
 
@@ -279,8 +288,8 @@ def _demo(call: Call) -> int:
 
 
 _JOBS = (
-    _pretrain, _plan, _finetune, _compare, _table, _embed, _explore, _colorize, _score, _turing, _studio, _study,
-    _report, _replay, _pack, _export, _import, _demo,
+    _pretrain, _plan, _finetune, _compare, _table, _embed, _explore, _predict, _colorize, _score, _turing, _studio,
+    _study, _report, _replay, _pack, _export, _import, _demo,
 )  # fmt: skip
 JOBS: dict[str, Callable[[Call], int]] = {
     **{job.__name__.strip("_"): job for job in _JOBS}, **dict.fromkeys(("probe", "knn", "svm"), _evaluate)

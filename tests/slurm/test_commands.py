@@ -3,6 +3,7 @@
 import getpass
 import json
 import shlex
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,6 +57,7 @@ COMMAND_LINES = {
     "segment": f"finetune segment base {TUNED} --train voc:2012:train:voc --test voc:2012:val:voc --size 32 "
     "--holdout 0 --reference false --out WHO/segment",
     "export": "export base WHO/base.safetensors",
+    "predict": "predict model.safetensors images/test --out WHO/predict --workers 0 --device cpu",
     "embed": "embed base images/test --out WHO/embed/e.npz --cache WHO/cache --workers 0 --device cpu",
 }
 ASIDE = {
@@ -95,6 +97,10 @@ def read(kind: str, folder: Path) -> Any:
         path = folder / "base.safetensors"
         with safe_open(path, "np") as file:
             return file.metadata(), {name: values.tobytes() for name, values in load_file(path).items()}
+    if kind == "predict":
+        return {
+            path.name: path.read_bytes() for path in (folder / kind).rglob("*.*") if path.suffix in (".png", ".csv")
+        }
     if kind == "embed":
         return (folder / "embed" / "e.npz").read_bytes()
     if kind in ("colorize", "pack"):
@@ -118,6 +124,9 @@ def test_every_command_that_leaves_something_is_here() -> None:
 def test_what_is_preempted_ends_as_what_is_left_alone(folder: Path) -> None:
     few = ["--training.steps", "12", "--machine.workers", "0", "--machine.device", "cpu"]
     assert pretint.cli.main(["pretrain", "base", *SETTINGS, *few]) == 0
+    line = COMMAND_LINES["segment"].replace("WHO/segment", "tuned")
+    assert pretint.cli.main(shlex.split(line)) == 0
+    shutil.copy(next(Path("tuned").rglob("model.safetensors")), "model.safetensors")
     entries = [{"name": kind, "command": line.replace("WHO", "hit")} for kind, line in COMMAND_LINES.items()]
     Path("jobs.yaml").write_text(json.dumps(entries))
     assert send("--jobs", "jobs.yaml", minutes=20) == 0

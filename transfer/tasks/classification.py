@@ -1,6 +1,6 @@
 """Classification (which classes an image shows): the network, its training crops, and the task."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
@@ -309,14 +309,35 @@ class ClassificationTask(Task):
     def drawn(self, source: ImageDataset, index: int, result: Any) -> tuple[Image.Image, Image.Image]:
         image, truth = to_photograph(source.read(index)), self._truth(source, index)
         labels = np.flatnonzero(truth == 1).tolist() if self.multilabel else [int(truth)]
-        chances = expit(result) if self.multilabel else softmax(result)
-        likely = np.argsort(-chances)[:_NAMED].tolist()
-        predicted = [label for label in likely if chances[label] >= 0.5 * chances[likely[0]]]
-        words = [(f"{self.classes[label]} {chances[label]:.0%}", label in labels) for label in predicted]
         return (
             visualize.draw_words(image, [(self.classes[label], True) for label in labels]),
-            visualize.draw_words(image, words),
+            visualize.draw_words(image, self._words(result, labels)),
         )
+
+    def _chances(self, result: Any) -> Any:
+        return expit(result) if self.multilabel else softmax(result)
+
+    def _words(self, result: Any, right: Container[int]) -> list[tuple[str, bool]]:
+        """Return the likely classes of an image, each with its chance, and whether it is among the right ones."""
+        chances = self._chances(result)
+        likely = np.argsort(-chances)[:_NAMED].tolist()
+        predicted = [label for label in likely if chances[label] >= 0.5 * chances[likely[0]]]
+        return [(f"{self.classes[label]} {chances[label]:.0%}", label in right) for label in predicted]
+
+    def drawn_prediction(self, image: Image.Image, result: Any) -> Image.Image:
+        return visualize.draw_words(image, self._words(result, range(len(self.classes))))
+
+    def plain(self, result: Any, least: float) -> dict[str, Any]:
+        return {"chances": [round(float(chance), 6) for chance in self._chances(result)]}
+
+    def table(self, records: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[Any]]]:
+        """Return the likeliest class of each image, and the chance of every class."""
+        rows = [
+            [record["image"], self.classes[int(np.argmax(record["chances"]))], *record["chances"]]
+            for record in records
+            if "chances" in record
+        ]
+        return ["image", "class", *self.classes], rows
 
     def _truth(self, source: ImageDataset, index: int) -> Any:
         labeled, position = resolve_subset(source, index)

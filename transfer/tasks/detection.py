@@ -236,6 +236,15 @@ class DetectionTask(Task):
     def network(self, features: FeatureNetwork) -> nn.Module:
         return Detector(features, len(self.classes), self.settings.head)
 
+    @classmethod
+    def without_images(cls, settings: Any, classes: list[str], multilabel: bool) -> Any:
+        """See ``Task.without_images``; a network that needs proposals cannot be used so."""
+        if settings.head.form == "fast":
+            raise UserError("head.form is fast: it needs proposals for each image; train with form faster")
+        task = super().without_images(settings, classes, multilabel)
+        task.proposals = {}
+        return task
+
     def used(self, features: FeatureNetwork) -> list[str]:
         last = [features.stages[-1]] if self.settings.head.box == "stage" else []
         return [stage.name for stage in (*neck_stages(features, self.settings.head), *last)]
@@ -281,11 +290,30 @@ class DetectionTask(Task):
             f"{self.classes[label]}{' (difficult)' if difficult else ''}"
             for label, difficult in zip(truth.labels, truth.difficult, strict=True)
         ]
+        colors = [visualize.color(label + 1) for label in truth.labels.tolist()]
+        return visualize.draw_boxes(image, truth.boxes, words, colors), self.drawn_prediction(image, result)
+
+    def drawn_prediction(self, image: Image.Image, result: Any) -> Image.Image:
         boxes, scores, labels = result
         best = [at for at in np.argsort(-scores)[:_MOST] if scores[at] >= min(_SHOWN, float(scores.max()))]
         predicted = [f"{self.classes[labels[at]]} {scores[at]:.0%}" for at in best]
-        colors = [visualize.color(label + 1) for label in truth.labels.tolist()]
-        return (
-            visualize.draw_boxes(image, truth.boxes, words, colors),
-            visualize.draw_boxes(image, boxes[best], predicted, [visualize.color(int(labels[at]) + 1) for at in best]),
-        )
+        colors = [visualize.color(int(labels[at]) + 1) for at in best]
+        return visualize.draw_boxes(image, boxes[best], predicted, colors)
+
+    def plain(self, result: Any, least: float) -> dict[str, Any]:
+        """Return each box with its class, score, and left, top, right and bottom in pixels, by falling score."""
+        boxes, scores, labels = result
+        order = [at for at in np.argsort(-scores, kind="stable") if scores[at] >= least]
+        return {
+            "boxes": [
+                [self.classes[labels[at]], round(float(scores[at]), 6), [round(side, 2) for side in boxes[at].tolist()]]
+                for at in order
+            ]
+        }
+
+    def table(self, records: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[Any]]]:
+        """Return a row for each box."""
+        rows = [
+            [record["image"], name, score, *box] for record in records for name, score, box in record.get("boxes", ())
+        ]
+        return ["image", "class", "score", "left", "top", "right", "bottom"], rows

@@ -248,33 +248,36 @@ class SegmentationViews(EvalDataset):
     """Every image of a source, scaled for the test of a network.
 
     A label is a dict: ``index`` int64, of the image in the source; ``size`` int64 (2,), height and width before it
-    is padded to those of a batch; ``mask`` uint8 (H, W), at the size of the image itself.
+    is padded to those of a batch; ``shape`` int64 (2,), height and width of the image itself; ``mask`` uint8 (H, W).
 
     Args:
         source: ``MaskDataset`` images.
         shorter: as ``segmentation_view``.
+        masks: whether the source has masks.
     """
 
-    def __init__(self, source: ImageDataset, shorter: int = 0) -> None:
+    def __init__(self, source: ImageDataset, shorter: int = 0, masks: bool = True) -> None:
         super().__init__(source, max(1, shorter))
-        self.shorter = shorter
+        self.shorter, self.masks = shorter, masks
 
     def __getitem__(self, index: int) -> Sample:
         try:
-            rgb = segmentation_view(self.source, index, self.shorter)
-            mask = torch.from_numpy(mask_of(self.source, index))
+            image = self.source.read(index)
+            rgb = segmentation_view(image, self.shorter)
+            label = {
+                "index": torch.tensor(index),
+                "size": torch.tensor(rgb.shape[1:]),
+                "shape": torch.tensor([image.height, image.width]),
+            }
+            if self.masks:
+                label["mask"] = torch.from_numpy(mask_of(self.source, index))
         except ImageError as error:
             return Sample(None, [(error.key, error.reason)])
-        return Sample(rgb, [], {"index": torch.tensor(index), "size": torch.tensor(rgb.shape[1:]), "mask": mask})
+        return Sample(rgb, [], label)
 
 
-def segmentation_view(source: ImageDataset, index: int, shorter: int = 0) -> Tensor:
-    """Return an image scaled to a shorter side of ``shorter`` pixels, or as it is for 0: uint8 (3, H, W).
-
-    Raises:
-        ImageError: it cannot be read.
-    """
-    image = source.read(index)
+def segmentation_view(image: Image.Image, shorter: int = 0) -> Tensor:
+    """Return an image scaled to a shorter side of ``shorter`` pixels, or as it is for 0: uint8 (3, H, W)."""
     return scale_image(image, shorter / min(image.size) if shorter else 1.0)
 
 
@@ -358,16 +361,36 @@ class SegmentationTask(Task):
     def predict(self, network: nn.Module, batch: Batch, rgb: Tensor) -> list[Any]:
         assert isinstance(network, Segment)
         predictions = []
-        for image, label in zip(rgb, batch.labels, strict=True):  # one by one: their sizes differ
-            height, width = label["size"].tolist()
-            mask = label["mask"].numpy()
-            logits = network(image[None, :, :height, :width], mask.shape)
-            if not bool(logits.isfinite().all()):
-                raise divergence_error(self.name)
-            predicted = logits[0].argmax(0).to(torch.uint8).cpu().numpy()
-            counts = confusion(mask, predicted, len(self.classes))
+        for predicted, label in zip(self.apply(network, batch, rgb), batch.labels, strict=True):
+            counts = confusion(label["mask"].numpy(), predicted, len(self.classes))
             predictions.append(PredictedMask(zlib.compress(predicted.tobytes(), 1), predicted.shape, counts))
         return predictions
+
+    def apply(self, network: nn.Module, batch: Batch, rgb: Tensor) -> list[Any]:
+        """Return the mask of each image: (H, W), uint8."""
+        masks = []
+        for image, label in zip(rgb, batch.labels, strict=True):  # one by one: their sizes differ
+            height, width = label["size"].tolist()
+            logits = network(image[None, :, :height, :width], tuple(label["shape"].tolist()))
+            if not bool(logits.isfinite().all()):
+                raise divergence_error(self.name)
+            masks.append(logits[0].argmax(0).to(torch.uint8).cpu().numpy())
+        return masks
+
+    def plain_views(self, source: ImageDataset) -> EvalDataset:
+        return SegmentationViews(source, self.settings.size, masks=False)
+
+    def drawn_prediction(self, image: Image.Image, result: Any) -> Image.Image:
+        return visualize.draw_mask(image, result, self.classes)
+
+    def plain(self, result: Any, least: float) -> dict[str, Any]:
+        """Return the share of the pixels that each class has."""
+        return {"shares": (np.bincount(result.ravel(), minlength=len(self.classes)) / result.size).round(6).tolist()}
+
+    def table(self, records: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[Any]]]:
+        """Return the share of each class in each image."""
+        rows = [[record["image"], *record["shares"]] for record in records if "shares" in record]
+        return ["image", *self.classes], rows
 
     def outcomes(self, source: ImageDataset, results: Mapping[int, Any]) -> list[tuple[str, Metric]]:
         confusions = [results[index].confusion for index in sorted(results)]

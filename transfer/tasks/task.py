@@ -112,6 +112,13 @@ class Task(ABC):
     problems: list[tuple[str, str]]
     """Faults of images or annotations that were mended or left out: key and reason."""
 
+    @classmethod
+    def without_images(cls, settings: Any, classes: list[str], multilabel: bool) -> Any:
+        """Return the task of a trained network: it can build the network and use it, and has no images."""
+        task = cls.__new__(cls)
+        task.settings, task.classes, task.multilabel = settings, classes, multilabel  # type: ignore[attr-defined]
+        return task
+
     @abstractmethod
     def network(self, features: FeatureNetwork) -> nn.Module:
         """Return the network to train: ``features`` (sRGB to stages) and a head, with a ``loss``. Draws its weights."""
@@ -139,6 +146,26 @@ class Task(ABC):
     @abstractmethod
     def drawn(self, source: ImageDataset, index: int, result: Any) -> tuple[Image.Image, Image.Image]:
         """Return an image with its truth drawn into it, and with its prediction."""
+
+    def plain_views(self, source: ImageDataset) -> EvalDataset:
+        """Return images without annotations as the trained network sees them, with labels as ``views``."""
+        return self.views(source)
+
+    def apply(self, network: nn.Module, batch: Batch, rgb: Tensor) -> list[Any]:
+        """Return the prediction for every image of a batch of ``plain_views``; arguments as for ``predict``."""
+        return self.predict(network, batch, rgb)
+
+    def drawn_prediction(self, image: Image.Image, result: Any) -> Image.Image:
+        """Return an image with a prediction of ``apply`` drawn into it."""
+        raise UserError(f"task {self.name} cannot draw predictions; leave out --draw")
+
+    def plain(self, result: Any, least: float) -> dict[str, Any]:
+        """Return a prediction of ``apply`` as plain values, without boxes of a score below ``least``."""
+        raise UserError(f"task {self.name} has no predictions for files")
+
+    def table(self, records: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[Any]]]:
+        """Return header and rows of a table of images and what ``plain`` gave; one that cannot be read has no row."""
+        raise UserError(f"task {self.name} has no predictions for files")
 
     @property
     @abstractmethod

@@ -228,14 +228,14 @@ def test_batches_and_what_is_left_out(masked: MaskDataset, tmp_path: Path) -> No
 
 
 def test_views(masked: MaskDataset) -> None:
-    own = segmentation_view(masked, 0)
+    own = segmentation_view(masked.read(0))
     assert np.array_equal(own.permute(1, 2, 0).numpy(), np.asarray(masked.read(0)))
     sample = SegmentationViews(masked, shorter=64)[1]
     assert sample.rgb is not None and sample.rgb.shape == (3, 64, 96)
     assert sample.label["size"].tolist() == [64, 96] and sample.label["mask"].shape == (32, 48)
     crops = SegmentationCrops(8, shorter=16, scale=(1, 1), flip=0)
     rgb, _ = crop_with_mask(masked.read(0), Image.fromarray(masked.mask(0)), crops, np.zeros(4))
-    want = segmentation_view(masked, 0, 16)[:, :8, :8].permute(1, 2, 0).numpy().astype(int)
+    want = segmentation_view(masked.read(0), 16)[:, :8, :8].permute(1, 2, 0).numpy().astype(int)
     assert np.abs(np.asarray(rgb) - want).max() <= 2, "a crop at scale 1 is of what is looked at"
 
 
