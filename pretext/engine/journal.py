@@ -15,6 +15,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from pretext.engine.progress import say_once
+from pretext.engine.wandb_mirror import WandbMirror
 from pretext.errors import UserError
 from pretext.files import write_atomically
 from pretext.store import Record, read_lines, to_line
@@ -29,11 +30,13 @@ class Journal:
     Args:
         folder: the run's folder; the journal is ``journal.jsonl`` in it, the mirror ``tensorboard/``.
         step: number of steps done; None for a run without a checkpoint: its journal begins empty.
+        wandb: a project of Weights & Biases that gets the same numbers; empty for none, see ``WandbMirror``.
 
     Raises (every method): UserError, the disk is full.
     """
 
-    def __init__(self, folder: Path, step: int | None) -> None:
+    def __init__(self, folder: Path, step: int | None, wandb: str = "") -> None:
+        self._wandb = WandbMirror(wandb, folder) if wandb else None
         self.path = folder / "journal.jsonl"
         records = read_journal(folder) if step is not None else []
         step = step or 0
@@ -56,11 +59,15 @@ class Journal:
         if numbers:
             shown = [Summary.Value(tag=tag, simple_value=value) for tag, value in numbers.items()]
             self._mirror(step=step, summary=Summary(value=shown))
+            if self._wandb:
+                self._wandb.write(step, numbers)
 
     def image(self, tag: str, step: int, png: bytes, width: int, height: int) -> None:
         """Write an RGB image, the bytes of a PNG file, to TensorBoard under ``tag``, but not to the journal."""
         image = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=png)
         self._mirror(step=step, summary=Summary(value=[Summary.Value(tag=tag, image=image)]))
+        if self._wandb:
+            self._wandb.image(tag, step, png)
 
     def flush(self) -> None:
         """Hand everything written so far to the operating system.
@@ -84,6 +91,8 @@ class Journal:
                 self._file.close()
             finally:
                 self._events.close()
+                if self._wandb:
+                    self._wandb.close()
 
     def _mirror(self, **event: Any) -> None:
         with self._disk():

@@ -145,7 +145,9 @@ def train(
         return ExitStatus.COMPLETE
     resumed = newest_checkpoint(run) is not None
     with (
-        closing(Journal(run, trainer.done if resumed else None) if is_first else NullJournal()) as journal,
+        closing(
+            Journal(run, trainer.done if resumed else None, machine.wandb) if is_first else NullJournal()
+        ) as journal,
         catch_signals(signal.SIGINT) as interrupt,
         progress(title or run.name, training.steps, "images", trainer.done, weight=training.batch_size)
         if is_first

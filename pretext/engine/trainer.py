@@ -136,6 +136,7 @@ class MachineSettings:
         channels_last: use the channels_last memory format, which is faster in most kernels.
         checkpoint_activations: keep only the input of each block of the network, and compute the other
             activations again in the backward pass (activation checkpointing): less memory, more time.
+        wandb: PROJECT or ENTITY/PROJECT of Weights & Biases that mirrors the journal; empty for none.
     """
 
     device: str = roles.machine("auto")
@@ -147,6 +148,7 @@ class MachineSettings:
     compile: bool = roles.machine(False)
     channels_last: bool = roles.machine(True)
     checkpoint_activations: bool = roles.machine(False)
+    wandb: str = roles.machine("")
 
     def __post_init__(self) -> None:
         for name in ("checkpoint_every", "evaluate_every"):
