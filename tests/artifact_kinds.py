@@ -6,6 +6,7 @@ format: what it stores is every file in its folder.
 
 import hashlib
 import io
+import math
 import os
 import pickle
 import re
@@ -242,7 +243,7 @@ def _work(kind: Kind, inputs: Path, folders: Sequence[Path], at: int, accident: 
     os.environ.pop("PRETINT_LOCAL", None)
     scan.WORTH, scan._SETTLED = 1, 0
     transfer.features.cache.ROWS = 6
-    transfer.evaluation.SAVED_EVERY = 0.0
+    transfer.evaluation.SAVED_EVERY, transfer.evaluation.LONG_SAVE = 0.0, math.inf  # also on a slow disk
     machines = cast(SvmProtocol, PROTOCOLS["voc07_svm"])
     protocols = cast(dict[str, Any], PROTOCOLS)
     protocols["modern"] = replace(QUICK, rates=(1e-2, 1e-1), poolings=("mean",), epochs=2, least_steps=4)

@@ -38,6 +38,8 @@ from transfer.targets import Targets, every_image, open_targets
 
 SAVED_EVERY = 20.0
 """About how many seconds of work are lost if the process is killed."""
+LONG_SAVE = 1.0
+"""Seconds; what takes longer to save, gigabytes, is saved less often."""
 _SAVED = "features and finished results are kept"
 
 
@@ -134,7 +136,7 @@ class Partial:
             self.artifact.keep([part])
             self._saved = time.monotonic()
             took = self._saved - began
-            self._period = max(SAVED_EVERY, max(50.0, 20 * took) if took > 1 else 0.0)  # gigabytes take minutes
+            self._period = max(SAVED_EVERY, max(50.0, 20 * took) if took > LONG_SAVE else 0.0)
         if ending:
             exit_with(ending, "the classifiers that are being trained are kept")
 

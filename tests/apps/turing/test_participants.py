@@ -304,6 +304,7 @@ def test_hostile_names_on_the_results_page(browser: "Browser", make_study: MakeS
         page.get_by_label("Token").fill("open sesame")
         page.keyboard.press("Enter")
         page.get_by_role("heading", name="Taken for real").wait_for()
+        page.wait_for_load_state()  # with its style
         assert page.url == f"{address}/admin" and page.title() == "Study: results"
         assert page.get_by_text(HOSTILE[0]).first.is_visible() and page.locator("img[src='x']").count() == 0
         assert page.evaluate("document.documentElement.scrollWidth") <= 375
