@@ -21,7 +21,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import ceiling, colorizing, colors, data_path, frozen, loss, methods, step
+from benchmarks import ceiling, colorizing, colors, data_path, frozen, loss, methods, step, using
 from benchmarks.images import origin
 from benchmarks.paired import Row, Spread, skipped
 from pretext.errors import UserError
@@ -30,7 +30,7 @@ from pretext.files import write_atomically
 _Rows = Callable[[torch.device, int], Iterator[Row]]
 _ALL: dict[str, _Rows] = {
     "step": step.rows, "ceiling": ceiling.rows, "data": data_path.rows, "loss": loss.rows, "colors": colors.rows,
-    "frozen": frozen.rows, "colorizing": colorizing.rows, "methods": methods.rows,
+    "frozen": frozen.rows, "colorizing": colorizing.rows, "methods": methods.rows, "using": using.rows,
 }  # fmt: skip
 _KEY = ("what", "setting", "against", "threads")
 

@@ -78,6 +78,8 @@ def write_model(path: Path, content: bytes) -> None:
     write_atomically(path, content)
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()  # gradients show which layers a stage depends on
 def read_model(path: Path) -> FinetunedModel:
     """Read a model: its file, or the folder of the fine-tuning that holds it.
 

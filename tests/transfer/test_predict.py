@@ -63,7 +63,8 @@ def test_it_finds_what_the_network_found(
     result, folder = train(task, run, devkit)
     chosen = settings(task, devkit, reference=False)
     opened = open_task(chosen)
-    model = read_model(folder)
+    with torch.inference_mode():
+        model = read_model(folder)
     place = transfer.predict.choose_compute("cpu", "fp32", 0)
     trained, _ = predictions(opened, model.module, opened.test, place)
     assert len(trained) == 16 and model.task.classes == opened.classes
