@@ -213,7 +213,7 @@ def _merge_tests(words: Sequence[str]) -> list[str]:
         elif word != "--test":
             rest.append(word)
     named = {match[1]: match[2] for test in tests if (match := re.fullmatch(r"([\w.-]+)=(.+)", test))}
-    if len(tests) < 2 and not (named and not Path(tests[0]).exists()):
+    if words[-1:] == ["--test"] or (len(tests) < 2 and not (named and not Path(tests[0]).exists())):
         return list(words)
     if len(named) < len(tests):
         raise UserError("several test sets need a name each: --test plain=FOLDER --test fog=FOLDER")

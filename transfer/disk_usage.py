@@ -100,6 +100,7 @@ def finetune_disk(name: str, networks: Sequence[str], settings: FinetuneSettings
         # Runs are trained one after the other, so only one at a time has one more checkpoint.
         parts += [(f"{title}: {part}", count) for part, count in checkpoints[:-1]]
         passing = max(passing, more)
+        parts.append((f"{title}: model.safetensors", len(run.model_bytes(network))))
         shown = looks * _sheet(run.held) if len(run.held) else 0
         written = len(yaml.safe_dump(run.stored_settings, sort_keys=False).encode())
         parts.append((f"{title}: samples", shown + _sheet(task.test)))

@@ -365,7 +365,10 @@ class Evaluation:
             KeyboardInterrupt, SystemExit: a signal requested a stop.
         """
         settings, network = self.settings, self.network
-        lacking = [name for name, result in self.load_finished().items() if result is None]
+        finished = self.load_finished()
+        lacking = [name for name, result in finished.items() if result is None]
+        if not lacking:  # another process made them a moment ago
+            return finished
         targets = self.targets[lacking[0]]
         divided = split(targets.train.labels, self.protocol.holdout, settings.seed, settings.fraction, train.good)
         if targets.multilabel and len(divided.held) and not (targets.train.labels[divided.held] == 1).any():
@@ -411,11 +414,14 @@ class Evaluation:
                 Partial(artifact, stop_status),
             )
             rows, seen = make_rows(task), 0
+            made: dict[str, Result] = {}  # all, before one is written: a later call trains for all that are missing
             for name in lacking:
                 count = int(tests[name].good.sum())
                 of_set = [_take_images(row, slice(seen, seen + count)) for row in rows]
-                write_result(self.files[name], self._result(name, task, tests[name], tuple(of_set), copies))
+                made[name] = self._result(name, task, tests[name], tuple(of_set), copies)
                 seen += count
+            for name, result in made.items():
+                write_result(self.files[name], result)
             artifact.keep(())
         return {name: read_result(file) for name, file in self.files.items()}
 

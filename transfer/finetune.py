@@ -114,6 +114,8 @@ def finetune(networks: Sequence[str], settings: FinetuneSettings) -> FinetuneRes
                 if ending != ExitStatus.COMPLETE:
                     return FinetuneResults(results, ending)
                 result = run.evaluate()
+            elif distributed.is_rank_zero():
+                run.write_missing_model()
             if result is not None:
                 results.append(result)
     return FinetuneResults(results, ExitStatus.COMPLETE)
@@ -285,16 +287,31 @@ class FinetuneJob:
         task, start = self.task, self.start
         newest = distributed.broadcast_from_rank_zero(lambda: newest_checkpoint(self.folder))
         assert newest is not None, self.folder
-        state = load_checkpoint(newest)
-        place = self.place._replace(precision=state["precision"])
-        network = self.build_network(place, fresh=False)
-        network.load_state_dict(state.get("average", state["model"]))
+        network, place = self._open_trained(newest)
         began = time.monotonic()
         results, skipped = predictions(
             task, network, task.test, place, f"test: {start.model_info.name}", distributed.world_size()
         )
         seconds = time.monotonic() - began
         return distributed.on_rank_zero(lambda: self._write_result(network, place, results, skipped, seconds))
+
+    def _open_trained(self, checkpoint: Path) -> tuple[nn.Module, ComputeConfig]:
+        """Return the trained network, and the place and precision of its training."""
+        state = load_checkpoint(checkpoint)
+        place = self.place._replace(precision=state["precision"])
+        network = self.build_network(place, fresh=False)
+        network.load_state_dict(state.get("average", state["model"]))
+        return network, place
+
+    def model_bytes(self, network: nn.Module) -> bytes:
+        """Return the content of the file of a trained network."""
+        return model_bytes(self.task, self.start.network, self.start.rescale, self.settings, network.state_dict())
+
+    def write_missing_model(self) -> None:
+        """Write the file of a trained network whose result is there, as earlier versions did not."""
+        newest = newest_checkpoint(self.folder)
+        if newest is not None and not (self.folder / NAME).exists():
+            write_model(self.folder / NAME, self.model_bytes(self._open_trained(newest)[0]))
 
     def _write_result(
         self,
@@ -311,8 +328,7 @@ class FinetuneJob:
             reason = f"cannot read {': '.join(skipped[0])}" if skipped else "no annotation counts"
             raise UserError(f"{settings.test}: there is no test image to evaluate the network on; {reason}")
         write_png(self.folder / "samples" / "test.png", sheet(task, task.test, results))
-        state = network.state_dict()
-        write_model(self.folder / NAME, model_bytes(task, start.network, start.rescale, settings, state))
+        write_model(self.folder / NAME, self.model_bytes(network))
         trained = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
         records = read_journal(self.folder)
         skipped = [*skipped_images(self.folder), *skipped]

@@ -1,9 +1,11 @@
 """Predictions of a fine-tuned network for images without labels: a table, COCO's JSON, masks, and drawn images."""
 
+import contextlib
 import hashlib
 import io
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -16,6 +18,7 @@ from pretext import roles
 from pretext.data import open_dataset
 from pretext.data.batches import stream
 from pretext.data.channels import channels_of
+from pretext.data.formats import without_ending
 from pretext.data.source import ImageDataset
 from pretext.engine.device import ComputeConfig, autocast, choose_compute
 from pretext.engine.memory import explain_memory_shortage
@@ -105,19 +108,21 @@ def predict(model: str, dataset: str, settings: PredictSettings) -> Predicted:
     }
     artifact = Artifact(out / ".partial", identity, "predictions", "choose another folder with --out")
     opened.module.to(place.device)
+    names = file_names(source.key(index) for index in range(len(source)))
     with artifact.open("predicting there"), catch_signals() as stop_status:
-        done = artifact.parts()
-        with progress("predict", len(source), "images", done=min(len(source), _PART * len(done))) as advance:
-            for start in range(0, len(source), _PART):
-                name = f"{start:09}"
-                if name in done:
-                    continue
-                indices = range(start, min(start + _PART, len(source)))
-                found = list(_predict(opened, source, indices, place, out, settings, advance))
-                artifact.write(name, "json", json.dumps(found).encode())
-                if (ending := stop_status()) and indices.stop < len(source):
-                    exit_with(ending, "the predictions so far are kept")
         records = [record for _, path in sorted(artifact.parts().items()) for record in json.loads(path.read_bytes())]
+        with progress("predict", len(source), "images", done=len(records)) as advance:
+            while (start := len(records)) < len(source):
+                indices = range(start, min(start + _PART, len(source)))
+                with contextlib.closing(_predict(opened, source, indices, place, names, settings)) as found:
+                    for of_batch in found:
+                        records += of_batch
+                        advance(len(of_batch), "")
+                        if stop_status():
+                            break
+                artifact.write(f"{start:09}", "json", json.dumps(records[start:]).encode())
+                if (ending := stop_status()) and len(records) < len(source):
+                    exit_with(ending, "the predictions so far are kept")
         files = _write(opened.task, source, records, out)
         artifact.keep(())
     skipped = [(record["image"], record["reason"]) for record in records if "reason" in record]
@@ -132,18 +137,34 @@ def _digest_of(model: FinetunedModel) -> str:
     return digest.hexdigest()
 
 
+def file_names(keys: Iterable[str]) -> list[str]:
+    """Return for each image a path below a folder, without ending: its key, as far as that leads nowhere else.
+
+    The ending of an image file is left out, so that labels such as ``masks:IMAGES:MASKS`` fit the images; images that
+    differ only in it keep it.
+    """
+    inside = ["/".join(part for part in key.split("/") if part not in ("", ".", "..")) for key in keys]
+    times = Counter(map(without_ending, inside))
+    names: dict[str, None] = {}
+    for key in inside:
+        name = without_ending(key) if times[without_ending(key)] == 1 else key
+        while name in names:
+            name += "~"
+        names[name] = None
+    return list(names)
+
+
 @torch.inference_mode()
 def _predict(
     model: FinetunedModel,
     source: ImageDataset,
     indices: range,
     place: ComputeConfig,
-    out: Path,
+    names: Sequence[str],
     settings: PredictSettings,
-    advance: Any,
-) -> Iterator[dict[str, Any]]:
-    """Yield a record for each image, in order; masks and drawn images are written."""
-    task = model.task
+) -> Generator[list[dict[str, Any]]]:
+    """Yield the records of some images after the others, in order; masks and drawn images are written."""
+    task, out = model.task, Path(settings.out)
     views = task.plain_views(source)
     reasons: dict[str, str] = {}
     at = indices.start
@@ -154,21 +175,21 @@ def _predict(
             with autocast(place):
                 outputs = task.apply(model.module, batch, batch.rgb.to(place.device, non_blocking=True))
         by_index = {int(label["index"]): output for label, output in zip(batch.labels, outputs, strict=True)}
-        count = len(batch.rgb) + len(batch.missing)
-        for index in range(at, at + count):
+        records = []
+        for index in range(at, at + len(batch.rgb) + len(batch.missing)):
             key = source.key(index)
             if index not in by_index:
-                yield {"image": key, "reason": reasons.get(key, "cannot be read")}
+                records.append({"image": key, "reason": reasons.get(key, "cannot be read")})
                 continue
             output = by_index[index]
             if task.name == "segment":
-                write_mask(out / "masks" / Path(key).with_suffix(".png"), output)
+                write_mask(out / "masks" / f"{names[index]}.png", output)
             if settings.draw:
-                drawn = task.drawn_prediction(to_photograph(source.read(index)), output)
-                _write_jpeg(out / "drawn" / Path(key).with_suffix(".jpg"), drawn)
-            yield {"image": key, **task.plain(output, settings.least)}
-        at += count
-        advance(count, "")
+                drawn = task.drawn_prediction(to_photograph(source.read(index)), output, settings.least)
+                _write_jpeg(out / "drawn" / f"{names[index]}.jpg", drawn)
+            records.append({"image": key, **task.plain(output, settings.least)})
+        at += len(records)
+        yield records
 
 
 def write_mask(path: Path, mask: np.ndarray) -> None:

@@ -2,9 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from pathlib import PurePosixPath
 
-from pretext.data.source import ImageDataset
+from pretext.data.formats import without_ending
 from transfer.bootstrap import METRIC_TITLES, Estimate
 from transfer.columns import Column, columns, score_difference
 from transfer.evaluation import EvaluationSettings, open_test_sets
@@ -22,9 +21,11 @@ def shift_sheets(results: Sequence[Result], settings: EvaluationSettings) -> lis
         results: what an evaluation by these settings returned.
         settings: with several test sets.
     """
-    sets = [one.test for one in open_test_sets(settings).values()]
-    paired = [_keys(one) == _keys(sets[0]) for one in sets]
-    by_test = [columns([result for result in results if result.test == test]) for test in settings.tests.values()]
+    sets = list(open_test_sets(settings).values())
+    keys = [[without_ending(one.test.key(index)) for index in range(len(one.test))] for one in sets]
+    by_test = [columns([result for result in results if result.test_digest == one.test_digest]) for one in sets]
+    unread = [{without_ending(key) for key, _ in of_set[0].first.skipped} for of_set in by_test]
+    paired = [shown == (keys[0], unread[0]) for shown in zip(keys, unread, strict=True)]
     sheets = []
     for mode in dict.fromkeys(result.mode for result in results):
         rows = []
@@ -52,17 +53,13 @@ def _change(plain: Column, shifted: Column, name: str, paired: bool) -> Estimate
 
     Of unpaired images the intervals of both are combined as by Newcombe (Statistics in Medicine 1998, method 10).
     """
-    if paired and plain.first.n_test == shifted.first.n_test:
+    if paired:
         return score_difference(plain, shifted, name, name)
     before, after = (column.cells[name].score for column in (plain, shifted))
     change = after.value - before.value
     low = change - math.hypot(after.value - after.low, before.high - before.value)
     high = change + math.hypot(after.high - after.value, before.value - before.low)
     return Estimate(change, low, high)
-
-
-def _keys(source: ImageDataset) -> list[str]:
-    return [str(PurePosixPath(source.key(index)).with_suffix("")) for index in range(len(source))]
 
 
 def _footer(settings: EvaluationSettings, paired: Sequence[bool]) -> tuple[str, ...]:

@@ -74,6 +74,12 @@ def ending_of(name: AnyStr) -> AnyStr:
     return name[at:].lower() if (at := name.rfind(b".")) >= 0 else b""
 
 
+def without_ending(key: str) -> str:
+    """Return the key of an image without the ending of an image file; other dots stay."""
+    ending = ending_of(key)
+    return key[: -len(ending)] if ending in (*KNOWN, *ARRAYS) else key
+
+
 def is_image_name(name: bytes) -> bool:
     """Whether a file of this name counts as an image."""
     return name.lower().endswith(_ENDINGS)  # the usual endings come first, for speed: a scan calls this a million times

@@ -114,6 +114,8 @@ def lock_manifest(folder: Path, name: str, source: dict[str, Any], settings: dic
                 f"{folder}: was packed with other settings ({'; '.join(changes)}); use those, or choose a new folder"
             )
         before = manifest["source"]
+        if "channels" not in before:  # earlier versions did not record them
+            source = {name: value for name, value in source.items() if name != "channels"}
         if before != {"name": before["name"], **source}:
             raise UserError(
                 f"{folder}: was packed from other images ({before['images']} of {before['name']}, now "

@@ -36,7 +36,7 @@ class Journal:
     """
 
     def __init__(self, folder: Path, step: int | None, wandb: str = "") -> None:
-        self._wandb = WandbMirror(wandb, folder) if wandb else None
+        self._wandb = WandbMirror(wandb, folder, step is not None) if wandb else None
         self.path = folder / "journal.jsonl"
         records = read_journal(folder) if step is not None else []
         step = step or 0

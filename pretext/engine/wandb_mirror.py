@@ -27,19 +27,20 @@ class WandbMirror:
     Args:
         project: PROJECT or ENTITY/PROJECT.
         folder: the run's folder; W&B's files go to ``wandb/`` in it, which also names W&B's run.
+        resumed: whether the run goes on from a checkpoint; one that begins again is a new run there.
 
     Raises:
         UserError: the package is not installed; or W&B cannot be reached, or knows no key of this user.
     """
 
-    def __init__(self, project: str, folder: Path) -> None:
+    def __init__(self, project: str, folder: Path, resumed: bool) -> None:
         try:
             import wandb
         except ImportError as error:
             raise UserError("machine.wandb needs the package wandb: pip install 'pretint[wandb]'") from error
         self._file = folder / "wandb" / "pretint.json"
         self._state: dict[str, Any] = {"id": secrets.token_hex(6), "step": -1}
-        if self._file.exists():
+        if resumed and self._file.exists():
             self._state = json.loads(self._file.read_text())
         entity, _, name = project.rpartition("/")
         options: dict[str, Any] = {

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from pretext.errors import UserError
 from transfer.labels.masks import mask_of
 from transfer.metrics.box_ap import BoxAP
 from transfer.model_file import NAME, read_model
-from transfer.predict import PredictSettings, predict
+from transfer.predict import PredictSettings, file_names, predict
 from transfer.results import Result
+from transfer.tasks import visualize
 from transfer.tasks.registry import TASKS, open_task
 from transfer.tasks.task import predictions
 
@@ -69,6 +71,14 @@ def test_it_finds_what_the_network_found(
     trained, _ = predictions(opened, model.module, opened.test, place)
     assert len(trained) == 16 and model.task.classes == opened.classes
 
+    counts: list[int] = []
+    draw_boxes = visualize.draw_boxes
+
+    def count_boxes(image: Image.Image, boxes: Any, *given: Any) -> Image.Image:
+        counts.append(len(boxes))
+        return draw_boxes(image, boxes, *given)
+
+    monkeypatch.setattr(visualize, "draw_boxes", count_boxes)
     done = predict(str(folder), str(photos), small(tmp_path / "out", draw=True))
     assert done.images == 16 and not done.skipped
     stems = [Path(opened.test.key(index)).stem for index in range(16)]
@@ -94,7 +104,7 @@ def test_it_finds_what_the_network_found(
             np.testing.assert_allclose(boxes, trained[index][0][order], atol=0.02)
         values = [outcome.value for _, outcome in opened.outcomes(opened.test, again)]
         assert values == pytest.approx([row.score.value for row in result.rows], abs=1e-6)
-        assert len(table) == len(content["annotations"])
+        assert len(table) == len(content["annotations"]) == sum(counts), "each box that is written is drawn"
         assert isinstance(opened.outcomes(opened.test, again)[0][1], BoxAP)
     else:
         for index, stem in enumerate(stems):
@@ -104,6 +114,13 @@ def test_it_finds_what_the_network_found(
         outcomes = opened.outcomes(opened.test, trained)
         assert outcomes[0][1].value == pytest.approx(result.rows[0].score.value, abs=1e-9)
         assert sum(float(table[0][name]) for name in opened.classes) == pytest.approx(1, abs=1e-4)
+
+
+def test_names_of_files() -> None:
+    keys = ["a.jpg", "b/a.png", "b/a.jpg", "2024.05.01.tif", "0007", "../c.jpg", "/c.jpg", "./d.v2", "e.jpg.png"]
+    named = ["a", "b/a.png", "b/a.jpg", "2024.05.01", "0007", "c.jpg", "c.jpg~", "d.v2", "e.jpg"]
+    assert file_names(keys) == named
+    assert file_names(["c.jpg.png", "c.jpg", "c.png"]) == ["c.jpg", "c.jpg~", "c.png"]
 
 
 @pytest.mark.slow
@@ -129,6 +146,31 @@ def test_every_kind_of_network_comes_back(
     found, _ = predictions(opened, model.module, opened.test, transfer.predict.choose_compute("cpu", "fp32", 0))
     [(_, outcome)] = opened.outcomes(opened.test, found)
     assert outcome.value == pytest.approx(result.rows[0].score.value, abs=1e-9)
+
+
+@pytest.mark.slow
+def test_a_stop_keeps_what_is_done(
+    tiny_run: Path, devkit: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, folder = train("segment", Path(shutil.copytree(tiny_run, tmp_path / "run")), devkit)
+    (folder / NAME).unlink()
+    train("segment", tmp_path / "run", devkit)  # a result of an earlier version: it gets its model
+    real, calls = TASKS["segment"].open.apply, 0  # type: ignore[attr-defined]
+
+    def stop(*given: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            signal.raise_signal(signal.SIGTERM)
+        return real(*given)
+
+    monkeypatch.setattr(TASKS["segment"].open, "apply", stop)
+    with pytest.raises(SystemExit):
+        predict(str(folder), str(photos), small(tmp_path / "out"))
+    assert calls == 1
+    assert predict(str(folder), str(photos), small(tmp_path / "out")).images == 16
+    assert calls == 2, "eight images at a time"
+    assert len(rows(tmp_path / "out")) == 16
 
 
 @pytest.mark.slow

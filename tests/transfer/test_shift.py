@@ -90,7 +90,8 @@ def test_what_is_there_is_not_made_again(call: Callable[..., list[Result]], monk
 def test_drops(call: Callable[..., list[Result]], images: Path, tmp_path: Path) -> None:
     names = ["plain", "noisy", "other"]
     results = call(knn, KnnSettings, *names, reference=False)
-    settings = KnnSettings(train=str(images / "train"), test={name: str(images / name) for name in names})
+    spelled = {name: f"{images}/./{name}" for name in names}  # results are found by their images, not by the path
+    settings = KnnSettings(train=str(images / "train"), test=spelled)
     (sheet,) = shift_sheets(results, settings)
     assert sheet.grid.header == ("plain", "noisy", "noisy\n- plain", "other", "other\n- plain")
     ((title, cells),) = sheet.grid.rows
@@ -111,6 +112,30 @@ def test_drops(call: Callable[..., list[Result]], images: Path, tmp_path: Path) 
     change = other.score.value - plain.score.value
     low = change - math.hypot(other.score.value - other.score.low, plain.score.high - plain.score.value)
     assert numbers[4].value == pytest.approx(change) and numbers[4].low == pytest.approx(low)
+
+
+def test_images_that_only_one_set_can_read_are_not_paired(
+    call: Callable[..., list[Result]], images: Path, tmp_path: Path
+) -> None:
+    for name, torn in (("plain", 3), ("noisy", 4)):
+        folder = shutil.copytree(images / name, tmp_path / name)
+        file = sorted((folder / "class1").iterdir())[torn]
+        file.write_bytes(b"torn")
+    settings = KnnSettings(
+        train=str(images / "train"),
+        test={name: str(tmp_path / name) for name in ("plain", "noisy")},
+        workers=0,
+        cache=str(tmp_path / "cache"),
+    )
+    results = knn(["random:alexnet"], replace(settings, size=32, out=str(tmp_path / "out"), stages=["conv1"]))
+    plain, noisy = (result.rows[-1].score for result in results)
+    assert [result.n_test for result in results] == [59, 59]
+    (sheet,) = shift_sheets(results, settings)
+    assert not any("one by one" in line for line in sheet.footer)
+    change = next(cell.score for cell in sheet.grid.rows[0][1] if isinstance(cell, Number) and cell.signed)
+    assert change.low == pytest.approx(
+        noisy.value - plain.value - math.hypot(noisy.value - noisy.low, plain.high - plain.value)
+    )
 
 
 def test_the_command(tiny_run: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -139,5 +164,7 @@ def test_names_of_test_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (tmp_path / "lr=3").mkdir()
     assert parse("--test", "lr=3") == "lr=3", "a folder"
     assert parse("--test=a=b", "--test", "c=d") == {"a": "b", "c": "d"}
+    with pytest.raises(UserError, match="test"):
+        parse("--test", "a=b", "--test")
     with pytest.raises(UserError, match="labeled images are not named: add --test FOLDER"):
         command.parse(["x", "--train", "a", "--test", ""])

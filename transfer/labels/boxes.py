@@ -14,8 +14,10 @@ from pretext.data.source import ImageDataset
 from pretext.data.voc import CLASSES, CORNERS, VocObject
 from pretext.errors import ImageError, UserError
 from transfer.labels import coco, maps, yolo
-from transfer.labels.formats import BoxFile, BoxLabels, MarkedObject
+from transfer.labels.formats import BoxFile, BoxLabels, MarkedObject, why_other_size
 from transfer.labels.images import ImageFile, VocImages, open_parts, prefixes, resolve_subset
+
+_UNKNOWN = 2**24
 
 
 class ImageObjects(NamedTuple):
@@ -60,7 +62,7 @@ def open_boxed(name: str, training: bool = False, difficult: bool = False) -> Bo
     """Open images with the boxes of their objects.
 
     Boxes are clipped to the image; those without area, or entirely outside, are dropped. Both are listed in
-    ``problems``, as are images that are left out.
+    ``problems``, as are images that are left out, such as those of another size than the annotation says.
 
     Args:
         name: ``voc:...``, as for ``pretext.data.voc.open_part``; or several, joined by +, for what is known as 07+12:
@@ -77,7 +79,11 @@ def open_boxed(name: str, training: bool = False, difficult: bool = False) -> Bo
     objects: list[ImageObjects] = []
     problems = list(labels.problems)
     for file in labels.files:
-        inside, mended = _clip_objects(file, labels.classes)
+        size = _size_of(file)
+        if size and (problem := why_other_size(file.size, size)):
+            problems.append((file.image.key, f"{problem}: left out"))
+            continue
+        inside, mended = _clip_objects(file, size or (_UNKNOWN, _UNKNOWN), labels.classes)
         problems += [(file.key, problem) for problem in mended]
         if training and (len(inside.labels) == 0 or (inside.difficult.all() and not difficult)):
             content = "only difficult objects" if len(inside.labels) else "no object"
@@ -86,7 +92,8 @@ def open_boxed(name: str, training: bool = False, difficult: bool = False) -> Bo
         images.append(file.image)
         objects.append(inside)
     if not images:
-        raise UserError(f"{name}: none of its images has an object to learn from; name another part")
+        reason = ": ".join(problems[-1]) if len(problems) > len(labels.problems) else "no image is listed"
+        raise UserError(f"{name}: none of its images has an object to learn from ({reason}); name another part")
     return BoxDataset(labels.classes, images, objects, problems)
 
 
@@ -140,12 +147,17 @@ def objects_of(source: ImageDataset, index: int) -> ImageObjects:
     return boxed.objects(at)
 
 
-def _clip_objects(file: BoxFile, classes: Sequence[str]) -> tuple[ImageObjects, list[str]]:
-    """Return the objects of an annotation, clipped to the image, and what was clipped or dropped."""
-    width, height = 2**24, 2**24
+def _size_of(file: BoxFile) -> tuple[int, int] | None:
+    """Return width and height of an image that has objects; None if it has none, or cannot be read."""
     if file.objects:
         with contextlib.suppress(ImageError):  # reported later, when the image is read
-            width, height = size_of(file.image.path, file.image.key)
+            return size_of(file.image.path, file.image.key)
+    return None
+
+
+def _clip_objects(file: BoxFile, size: tuple[int, int], classes: Sequence[str]) -> tuple[ImageObjects, list[str]]:
+    """Return the objects of an annotation, clipped to the image, and what was clipped or dropped."""
+    width, height = size
     boxes: list[tuple[float, ...]] = []
     shown: list[MarkedObject] = []
     problems: list[str] = []

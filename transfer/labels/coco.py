@@ -5,7 +5,6 @@ that finds it does not count. In masks, the pixels of crowds do not count; where
 """
 
 import json
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -25,9 +24,12 @@ from transfer.labels.formats import (
     MarkedObject,
     MaskFile,
     MaskLabels,
+    is_place,
     list_images,
     polygon_mask,
+    shapes_content,
     split_name,
+    why_other_size,
 )
 from transfer.labels.images import ImageFile
 
@@ -45,7 +47,7 @@ def read_boxes(name: str) -> BoxLabels:
         UserError: the file or the folder cannot be read; the JSON is not COCO's; an id is missing or doubled; an
             image is missing.
     """
-    classes, numbers, images, of_image, problems = _read(name)
+    classes, numbers, images, sizes, of_image, problems = _read(name)
     files = []
     for identity, image in images.items():
         objects = []
@@ -53,7 +55,7 @@ def read_boxes(name: str) -> BoxLabels:
             left, top, width, height = _numbers(name, entry, "bbox", 4)
             corners = (left, top, left + width, top + height)
             objects.append(MarkedObject(numbers[entry["category_id"]], corners, bool(entry.get("iscrowd"))))
-        files.append(BoxFile(image, image.key, objects))
+        files.append(BoxFile(image, image.key, objects, size=sizes[identity]))
     return BoxLabels(classes, files, problems)
 
 
@@ -63,7 +65,7 @@ def read_masks(name: str) -> MaskLabels:
     Raises:
         UserError: as ``read_boxes``; or there are more than 254 classes.
     """
-    classes, numbers, images, of_image, problems = _read(name)
+    classes, numbers, images, sizes, of_image, problems = _read(name)
     if len(classes) > _MOST_CLASSES:
         raise UserError(f"{name}: {len(classes)} classes; masks have at most {_MOST_CLASSES}")
     masks = []
@@ -75,15 +77,26 @@ def read_masks(name: str) -> MaskLabels:
                 problems.append((image.key, f"annotation {entry['id']}: {problem}: left out of the mask"))
                 continue
             shapes.append((UNCOUNTED if entry.get("iscrowd") else 1 + numbers[entry["category_id"]], segmentation))
-        content = partial(lambda shapes: json.dumps(shapes).encode(), shapes)
-        masks.append(MaskFile(image.key, partial(_draw, image, shapes), content))
+        content = partial(shapes_content, shapes)
+        masks.append(MaskFile(image.key, partial(_draw, image, sizes[identity], shapes), content))
     return MaskLabels(["background", *classes], list(images.values()), masks, problems)
+
+
+Size = tuple[int, int] | None
+"""Width and height of an image as the annotations have them; None if they do not."""
 
 
 def _read(
     name: str,
-) -> tuple[list[str], dict[Any, int], dict[Any, ImageFile], Mapping[Any, list[Entry]], list[tuple[str, str]]]:
-    """Return the classes, their numbers by id, the images by id, the annotations by image, and problems."""
+) -> tuple[
+    list[str],
+    dict[Any, int],
+    dict[Any, ImageFile],
+    dict[Any, Size],
+    Mapping[Any, list[Entry]],
+    list[tuple[str, str]],
+]:
+    """Return classes, their numbers by id, images by id, their sizes, the annotations by image, and problems."""
     file, folder = split_name(name, ("FILE.json", "IMAGES"))
     path = Path(file).expanduser()
     try:
@@ -109,12 +122,14 @@ def _read(
     numbers = {identity: number for number, identity in enumerate(sorted(categories, key=_order))}
     files = {image.key: image for image in list_images(name, folder).values()}
     images: dict[Any, ImageFile] = {}
+    sizes: dict[Any, Size] = {}
     missing = []
     for identity, entry in shown.items():
         if not isinstance(key := entry.get("file_name"), str):
             raise UserError(f"{file}: image {identity}: {_FILE}; correct it")
         if key in files:
-            images[identity] = files[key]
+            images[identity], width, height = files[key], entry.get("width"), entry.get("height")
+            sizes[identity] = (width, height) if isinstance(width, int) and isinstance(height, int) else None
         else:
             missing.append(key)
     if missing:
@@ -135,7 +150,7 @@ def _read(
         of_image[entry["image_id"]].append(entry)
     crowds = Counter(bool(entry.get("iscrowd")) for entry in lists["annotations"])[True]
     problems = [(Path(file).name, f"{crowds:,} crowds: they teach nothing, and do not count")] if crowds else []
-    return classes, numbers, images, of_image, problems
+    return classes, numbers, images, sizes, of_image, problems
 
 
 def _by_id(file: str, what: str, entries: Sequence[Entry]) -> dict[Any, Entry]:
@@ -156,23 +171,20 @@ def _order(identity: Any) -> tuple[bool, Any]:
 
 def _numbers(name: str, entry: Entry, key: str, count: int) -> list[float]:
     values = entry.get(key)
-    if (
-        not isinstance(values, list)
-        or len(values) != count
-        or not all(isinstance(value, int | float) and math.isfinite(value) for value in values)
-    ):
+    if not isinstance(values, list) or len(values) != count or not all(map(is_place, values)):
         raise UserError(
-            f"{name}: annotation {entry['id']}: its {key} is {str(values)[:60]}, not {count} numbers; correct it"
+            f"{name}: annotation {entry['id']}: its {key} is {str(values)[:60]}, not {count} numbers of pixels; "
+            "correct it"
         )
     return [float(value) for value in values]
 
 
 def _area(entry: Entry) -> float:
     """Return the area by which objects are drawn in order: that of the annotation, else that of its box."""
-    if isinstance(area := entry.get("area"), int | float):
-        return float(area)
-    box = entry.get("bbox")
-    return float(box[2] * box[3]) if isinstance(box, list) and len(box) == 4 else 0.0
+    area, box = entry.get("area"), entry.get("bbox")
+    if not is_place(area) and isinstance(box, list) and len(box) == 4 and all(map(is_place, box)):
+        return float(box[2] * box[3])
+    return float(area) if isinstance(area, int | float) and is_place(area) else 0.0
 
 
 def _why_no_shape(segmentation: Any) -> str:
@@ -188,14 +200,20 @@ def _why_no_shape(segmentation: Any) -> str:
             return "a polygon is no list of pairs of numbers"
         if len(polygon) < 6:
             return f"a polygon has {len(polygon) // 2} points"
-        if not all(map(math.isfinite, polygon)):
-            return "a polygon has a number that is not finite"
+        if not all(map(is_place, polygon)):
+            return "a polygon has a number that is no place in an image"
     return ""
 
 
-def _draw(image: ImageFile, shapes: Sequence[tuple[int, Any]]) -> NDArray[np.uint8]:
-    """Return the mask of an image, of the size of its file."""
+def _draw(image: ImageFile, size: Size, shapes: Sequence[tuple[int, Any]]) -> NDArray[np.uint8]:
+    """Return the mask of an image, of the size of its file.
+
+    Raises:
+        ImageError: the annotations are of an image of another size.
+    """
     width, height = size_of(image.path, image.key)
+    if problem := why_other_size(size, (width, height)):
+        raise ImageError(image.key, problem)
     mask = np.full((height, width), BACKGROUND, np.uint8)
     for value, shape in shapes:
         if isinstance(shape, list):

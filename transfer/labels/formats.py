@@ -1,10 +1,11 @@
 """What a reader of labels returns, whatever the format of the files."""
 
 import hashlib
+import json
 from collections.abc import Callable, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from transfer.labels.images import ImageFile
 
 BACKGROUND, UNCOUNTED = 0, 255
 """Values of a mask: pixels of no class, and pixels that do not count."""
+_FARTHEST = 2**31  # pixels, or sides of an image
 
 
 class MarkedObject(NamedTuple):
@@ -36,6 +38,8 @@ class BoxFile(NamedTuple):
     objects: Sequence[MarkedObject]
     least: float = 0
     """A side of at most so many pixels is no area."""
+    size: tuple[int, int] | None = None
+    """Width and height of the image that the annotation was made of, if it says so."""
 
 
 class BoxLabels(NamedTuple):
@@ -75,6 +79,24 @@ class MaskLabels(NamedTuple):
             except OSError:
                 digest.update(mask.key.encode())
         return digest.digest()
+
+
+def is_place(value: object) -> bool:
+    """Whether a value is a number that can be a place in an image or near it."""
+    return isinstance(value, int | float) and abs(value) < _FARTHEST
+
+
+def why_other_size(annotated: tuple[int, int] | None, size: tuple[int, int]) -> str:
+    """Return why annotations of an image of one width and height do not fit one of another; empty if they do."""
+    if annotated in (None, size):
+        return ""
+    ours, theirs = (" x ".join(map(str, sides)) for sides in (size, annotated or ()))
+    return f"the image has {ours} pixels, and its annotation is of one of {theirs}"
+
+
+def shapes_content(shapes: Sequence[Any]) -> bytes:
+    """Return what a mask drawn of shapes depends on."""
+    return json.dumps(shapes).encode()
 
 
 def polygon_mask(points: Sequence[float], height: int, width: int) -> NDArray[np.bool_]:

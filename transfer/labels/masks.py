@@ -68,14 +68,14 @@ def find_sbd_masks(folder: str, part: Voc, problems: list[tuple[str, str]]) -> l
     return masks
 
 
-def read_sbd(path: Path, key: str) -> NDArray[np.uint8]:
+def read_sbd(file: ImageFile) -> NDArray[np.uint8]:
     """Read a mask from a ``.mat`` file of SBD's ``cls``: (H, W), 0 background, 1..20 classes.
 
     Raises:
         ImageError: the file is gone, damaged, or has no such mask.
     """
     try:
-        content = scipy.io.loadmat(io.BytesIO(read_file(path, _LARGEST)), variable_names=["GTcls"])
+        content = scipy.io.loadmat(io.BytesIO(read_file(file.path, _LARGEST)), variable_names=["GTcls"])
         mask: Any = content["GTcls"]["Segmentation"][0, 0]
         if mask.ndim != 2 or mask.dtype.kind not in "ui" or max(mask.shape) > _SIDE:
             raise ValueError(f"its mask is of the shape {mask.shape} and type {mask.dtype}")
@@ -83,10 +83,10 @@ def read_sbd(path: Path, key: str) -> NDArray[np.uint8]:
             raise ValueError(f"its mask has the values {mask.min()}..{mask.max()}")
         return np.ascontiguousarray(mask, np.uint8)
     except FileNotFoundError as problem:
-        raise ImageError(key, "the mask is gone since the folder was listed") from problem
+        raise ImageError(file.key, "the mask is gone since the folder was listed") from problem
     except Exception as problem:  # damaged bytes make the reader raise nearly anything
         reason = " ".join(str(problem).split())[:200]
-        raise ImageError(key, f"not a mask of SBD: {reason or type(problem).__name__}") from problem
+        raise ImageError(file.key, f"not a mask of SBD: {reason or type(problem).__name__}") from problem
 
 
 class MaskDataset(VocImages):
@@ -194,8 +194,8 @@ def open_masked(name: str, sbd: str = "") -> MaskDataset:
 
 
 def _mask_file(file: ImageFile) -> MaskFile:
-    read = read_sbd if file.path.suffix.lower() == ".mat" else lambda path, key: maps.read_map(ImageFile(key, path))
-    return MaskFile(file.key, partial(read, file.path, file.key), file.path.read_bytes)
+    read = read_sbd if file.path.suffix.lower() == ".mat" else maps.read_map
+    return MaskFile(file.key, partial(read, file), file.path.read_bytes)
 
 
 def mask_of(source: ImageDataset, index: int) -> NDArray[np.uint8]:

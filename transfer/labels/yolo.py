@@ -7,7 +7,6 @@ without a file has no object. The names of the classes are in ``classes.txt`` or
 or above.
 """
 
-import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -25,9 +24,11 @@ from transfer.labels.formats import (
     MarkedObject,
     MaskFile,
     MaskLabels,
+    is_place,
     list_images,
     polygon_mask,
     read_classes,
+    shapes_content,
     split_name,
 )
 from transfer.labels.images import ImageFile
@@ -72,8 +73,7 @@ def read_masks(name: str) -> MaskLabels:
     for image, (key, of_image) in zip(images, shapes, strict=True):
         if any(len(points) < 6 for _, points in of_image):
             raise UserError(f"{name}: {key} has boxes, and masks need polygons; use finetune detect")
-        content = partial(lambda shapes: repr(shapes).encode(), of_image)
-        masks.append(MaskFile(key, partial(_draw, image, of_image), content))
+        masks.append(MaskFile(key, partial(_draw, image, of_image), partial(shapes_content, of_image)))
     return MaskLabels(["background", *classes], images, masks, [])
 
 
@@ -87,7 +87,7 @@ def _read(name: str) -> tuple[list[str], list[ImageFile], list[tuple[str, list[S
     images = list_images(name, folder)
     root = Path(folder).expanduser().absolute()
     labels = _labels_of(root)
-    classes = _find_classes(name, (labels, *list(labels.parents)[:_ABOVE], *list(root.parents)[:_ABOVE]))
+    classes = _find_classes(name, (labels, root, *list(labels.parents)[:_ABOVE], *list(root.parents)[:_ABOVE]))
     shapes: list[tuple[str, list[Shape]]] = []
     for stem in images:
         file = labels / f"{stem}.txt"
@@ -118,6 +118,8 @@ def _find_classes(name: str, folders: Sequence[Path]) -> list[str]:
             continue
         try:
             names = yaml.safe_load(file.read_text("utf-8-sig"))["names"]
+            if isinstance(names, str):
+                raise TypeError(f"names is {names[:40]!r}")
             ordered = [names[number] for number in range(len(names))]
         except (OSError, UnicodeDecodeError, yaml.YAMLError, LookupError, TypeError) as error:
             raise UserError(f"{file}: has no list of names ({str(error)[:80]}); write names: [cat, dog]") from error
@@ -147,7 +149,7 @@ def _read_file(file: Path, classes: int) -> list[Shape]:
             raise UserError(
                 f"{file}, line {number}: class {kind} of {classes} classes; correct it, or name more classes"
             )
-        if not all(map(math.isfinite, values)) or (len(values) != 4 and (len(values) < 6 or len(values) % 2)):
+        if not all(map(is_place, values)) or (len(values) != 4 and (len(values) < 6 or len(values) % 2)):
             raise UserError(f"{file}, line {number}: {line[:60]!r} is neither a box nor a polygon; correct it")
         if len(values) == 4:
             across, down, width, height = values

@@ -324,7 +324,7 @@ class ClassificationTask(Task):
         predicted = [label for label in likely if chances[label] >= 0.5 * chances[likely[0]]]
         return [(f"{self.classes[label]} {chances[label]:.0%}", label in right) for label in predicted]
 
-    def drawn_prediction(self, image: Image.Image, result: Any) -> Image.Image:
+    def drawn_prediction(self, image: Image.Image, result: Any, least: float | None = None) -> Image.Image:
         return visualize.draw_words(image, self._words(result, range(len(self.classes))))
 
     def plain(self, result: Any, least: float) -> dict[str, Any]:

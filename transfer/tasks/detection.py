@@ -293,9 +293,12 @@ class DetectionTask(Task):
         colors = [visualize.color(label + 1) for label in truth.labels.tolist()]
         return visualize.draw_boxes(image, truth.boxes, words, colors), self.drawn_prediction(image, result)
 
-    def drawn_prediction(self, image: Image.Image, result: Any) -> Image.Image:
+    def drawn_prediction(self, image: Image.Image, result: Any, least: float | None = None) -> Image.Image:
         boxes, scores, labels = result
-        best = [at for at in np.argsort(-scores)[:_MOST] if scores[at] >= min(_SHOWN, float(scores.max()))]
+        if least is None:
+            best = [at for at in np.argsort(-scores)[:_MOST] if scores[at] >= min(_SHOWN, float(scores.max()))]
+        else:
+            best = [at for at in np.argsort(-scores, kind="stable") if scores[at] >= least]
         predicted = [f"{self.classes[labels[at]]} {scores[at]:.0%}" for at in best]
         colors = [visualize.color(int(labels[at]) + 1) for at in best]
         return visualize.draw_boxes(image, boxes[best], predicted, colors)

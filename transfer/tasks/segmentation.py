@@ -380,7 +380,7 @@ class SegmentationTask(Task):
     def plain_views(self, source: ImageDataset) -> EvalDataset:
         return SegmentationViews(source, self.settings.size, masks=False)
 
-    def drawn_prediction(self, image: Image.Image, result: Any) -> Image.Image:
+    def drawn_prediction(self, image: Image.Image, result: Any, least: float | None = None) -> Image.Image:
         return visualize.draw_mask(image, result, self.classes)
 
     def plain(self, result: Any, least: float) -> dict[str, Any]:

@@ -155,8 +155,11 @@ class Task(ABC):
         """Return the prediction for every image of a batch of ``plain_views``; arguments as for ``predict``."""
         return self.predict(network, batch, rgb)
 
-    def drawn_prediction(self, image: Image.Image, result: Any) -> Image.Image:
-        """Return an image with a prediction of ``apply`` drawn into it."""
+    def drawn_prediction(self, image: Image.Image, result: Any, least: float | None = None) -> Image.Image:
+        """Return an image with a prediction of ``apply`` drawn into it: of boxes those of a score of ``least`` or more.
+
+        If that is None, the likeliest ones.
+        """
         raise UserError(f"task {self.name} cannot draw predictions; leave out --draw")
 
     def plain(self, result: Any, least: float) -> dict[str, Any]:

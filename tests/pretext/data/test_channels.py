@@ -20,6 +20,7 @@ from pretext.data.packed_tiff import read_packed, write_packed
 from pretext.data.planes import read_planes
 from pretext.data.source import StoredDataset, fingerprint
 from pretext.errors import ImageError, UserError
+from pretext.store import seal, unseal
 
 
 def noise(*shape: int, seed: int = 0) -> NDArray[np.uint16]:
@@ -119,6 +120,11 @@ def test_packed_images_keep_every_value(tmp_path: Path, dtype: str) -> None:
         pack(f"channels:p,r,q:{tmp_path / 'in'}", tmp_path / "out", PackSettings(workers=0))
     with pytest.raises(UserError, match="was packed as channels:p,q,r, not as q,p,r"):
         open_dataset(f"channels:q,p,r:{tmp_path / 'out'}")
+    manifest = tmp_path / "out" / "manifest.json"
+    written = unseal(manifest.read_bytes())
+    del written["source"]["channels"]  # as by an earlier version
+    manifest.write_bytes(seal(written))
+    assert pack(name, tmp_path / "out", PackSettings(workers=0)).complete
 
 
 def test_an_image_that_is_no_number_cannot_be_read(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The mirror at Weights & Biases, offline: each number once, in one run, whatever interrupts."""
 
 import json
+import shutil
 import signal
 import struct
 import sys
@@ -102,6 +103,10 @@ def test_a_run_that_goes_on_is_the_same_run_there(
         assert not (plain / "wandb").exists()
         ours, theirs = ([r["loss"] for r in read_journal(one) if r["kind"] == "step"] for one in (run, plain))
         assert ours == theirs
+        shutil.rmtree(run / "checkpoints")
+        assert launcher.run(*words, "--training.steps", "4", env=quiet).returncode == 0
+        ids, history = sent(run)
+        assert len(ids) == 2 and history[-1][0] == 4, "what begins again is another run"
     else:  # what was not written yet is lost there; the journal is whole
         ids, history = sent(run)
         assert len(ids) == 1 and history[-1][0] == 60

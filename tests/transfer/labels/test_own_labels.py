@@ -2,6 +2,7 @@
 
 import copy
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,7 @@ BAD: dict[str, tuple[Change, str]] = {
     "same file": (lambda one: one["images"][1].update(file_name="a.png"), "two images have one file_name"),
     "same class": (lambda one: one["categories"][1].update(name="cat"), "two categories are called cat"),
     "a box of three": (lambda one: one["annotations"][0].update(bbox=[1, 2, 3]), "not 4 numbers"),
+    "far away": (lambda one: one["annotations"][0].update(bbox=[1, 2, 3, 10**400]), "not 4 numbers"),
     "no number": (lambda one: one["annotations"][0].update(bbox=[1, 2, 3, float("nan")]), "not 4 numbers"),
 }
 
@@ -191,7 +193,9 @@ def test_shapes_of_coco_that_cannot_be_drawn(annotations: dict[str, Any], tmp_pa
         ([[1, 2, 3]], "no list of pairs"),
         ([], "it has no segmentation"),
         (None, "it has no segmentation"),
-        ([[1, 2, 3, 4, 5, float("inf")]], "not finite"),
+        ([[1, 2, 3, 4, 5, float("inf")]], "no place in an image"),
+        ([[1e308, 0, -1e308, 5, 9, 9]], "no place in an image"),
+        ([[1, 2, 3, 4, 5, 10**400]], "no place in an image"),
         ({"counts": [3]}, "no size or no counts"),
     ):
         second["segmentation"] = shape
@@ -199,6 +203,10 @@ def test_shapes_of_coco_that_cannot_be_drawn(annotations: dict[str, Any], tmp_pa
         masked = open_masked(name)
         assert any(reason in problem and "annotation 2" in problem for _, problem in masked.problems)
         assert not (masked.mask(0) == 1).any()
+    del first["area"], second["area"]
+    first["bbox"], second["bbox"] = ["wide", 1, 2, 3], [0, 0, 10**400, 1]  # only the order of drawing needs them
+    write_coco(annotations, tmp_path / "x.json")
+    assert (open_masked(name).mask(0) == 2).any()
     first["segmentation"]["size"] = [60, 40]
     write_coco(annotations, tmp_path / "x.json")
     with pytest.raises(ImageError, match=r"a.png: a mask of run lengths has the size \[40, 60\], the image \[60, 40\]"):
@@ -207,6 +215,44 @@ def test_shapes_of_coco_that_cannot_be_drawn(annotations: dict[str, Any], tmp_pa
     write_coco(annotations, tmp_path / "x.json")
     with pytest.raises(ImageError, match="its run lengths are damaged: they make 7 pixels of 2400"):
         open_masked(name).mask(0)
+
+
+def test_annotations_of_another_size(annotations: dict[str, Any], tmp_path: Path) -> None:
+    name = f"coco:{tmp_path / 'x.json'}:{tmp_path / 'photos'}"
+    annotations["images"][1] |= {"width": 60, "height": 40}
+    annotations["images"][0] |= {"width": 120, "height": 80}
+    write_coco(annotations, tmp_path / "x.json")
+    problem = "the image has 60 x 40 pixels, and its annotation is of one of 120 x 80"
+    boxed = open_boxed(name)
+    assert len(boxed) == 1 and boxed.problems[-1] == ("a.png", f"{problem}: left out")
+    with pytest.raises(ImageError, match=f"a.png: {problem}"):
+        open_masked(name).mask(0)
+    annotations["images"][1:] = []
+    write_coco(annotations, tmp_path / "x.json")
+    with pytest.raises(UserError, match=r"has an object to learn from \(a.png: the image has 60 x 40"):
+        open_boxed(name)
+
+
+def test_sources_go_to_other_processes(annotations: dict[str, Any], shared_data: Path, tmp_path: Path) -> None:
+    """Where workers are not forked, a source is sent to them."""
+    write_coco(annotations, tmp_path / "x.json")
+    (tmp_path / "photos" / "a.txt").write_text("0 0.25 0.25 0.5 0.25 0.5 0.75 0.25 0.75")
+    (tmp_path / "photos" / "classes.txt").write_text("cat")
+    draw(np.ones((40, 60), np.uint16), tmp_path / "maps" / "a.png")
+    draw(np.ones((40, 60), np.uint8), tmp_path / "masks" / "a.png")
+    (tmp_path / "masks" / "classes.txt").write_text("none\ncat")
+    photos = tmp_path / "photos"
+    for name in (
+        f"coco:{tmp_path / 'x.json'}:{photos}",
+        f"yolo:{photos}",
+        f"masks:{photos}:{tmp_path / 'masks'}",
+        f"instances:{photos}:{tmp_path / 'maps'}",
+        f"voc:2012:val:{shared_data / 'voc-mini' / 'VOCdevkit'}",
+    ):
+        source = open_masked(name)
+        again = pickle.loads(pickle.dumps(source))
+        assert source.mask(0).any() and np.array_equal(again.mask(0), source.mask(0))
+        assert again.masks_digest() == source.masks_digest()
 
 
 def test_polygons_of_yolo(tmp_path: Path) -> None:
@@ -224,6 +270,12 @@ def test_polygons_of_yolo(tmp_path: Path) -> None:
     expected[10:30, 15:30] = 2
     assert np.array_equal(masked.mask(0), expected) and not masked.mask(1).any()
     assert boxed.objects(0).boxes.tolist() == [[15, 10, 30, 30]] and len(boxed.objects(1).labels) == 0
+    (tmp_path / "data" / "data.yaml").write_text("names: cat\n")
+    with pytest.raises(UserError, match=r"data.yaml: has no list of names \(names is 'cat'\)"):
+        open_boxed(f"yolo:{images}")
+    (tmp_path / "data" / "data.yaml").unlink()
+    (images / "classes.txt").write_text("cat\ndog\n")
+    assert open_boxed(f"yolo:{images}").classes == ["cat", "dog"], "beside the images, too"
     (labels / "b.txt").write_text("0 0.5 0.5 0.2 0.2")
     with pytest.raises(UserError, match=r"b.txt has boxes, and masks need polygons"):
         open_masked(f"yolo:{images}")
@@ -236,6 +288,7 @@ def test_polygons_of_yolo(tmp_path: Path) -> None:
         ("-1 0.5 0.5 0.1 0.1", "class -1 of 2"),
         ("0 0.5 0.5 0.1", "neither a box nor a polygon"),
         ("0 0.5 0.5 0.1 nan", "neither a box nor a polygon"),
+        ("0 1e308 0.5 -1e308 0.1 0 0", "neither a box nor a polygon"),
         ("cat 0.5 0.5 0.1 0.1", "no class with numbers"),
         ("0.5 0.5 0.5 0.1 0.1", "no class with numbers"),
         ("", "no image has an object"),
@@ -286,7 +339,7 @@ def test_masks_in_folders_are_vocs(shared_data: Path, tmp_path: Path) -> None:
             open_masked(name).mask(at)
 
 
-def draw(numbers: NDArray[np.uint16], file: Path) -> None:
+def draw(numbers: NDArray[Any], file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(numbers).save(file)
 
